@@ -1,0 +1,257 @@
+"""What a run is: one frozen, validated value, read from YAML with `a.b=c` overrides; the shipped recipes."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from dozan.errors import InputError
+
+Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+ALL_TARGETS: tuple[Target, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class AdapterRecipe(_Section):
+    """The low-rank adapter: `W + scale B A` with scale `alpha / rank` (`alpha / sqrt(rank)` with `rslora`)."""
+
+    rank: int = Field(32, ge=1)
+    alpha: float = Field(64.0, gt=0)
+    rslora: bool = False
+    dora: bool = False
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: tuple[Target, ...] = Field(ALL_TARGETS, min_length=1, strict=False)
+
+
+class DataRecipe(_Section):
+    """How rows are used: tokens a row may have, and the share held out by sentence pattern (0 holds out nothing)."""
+
+    max_tokens: int = Field(4096, ge=8)
+    holdout: float = Field(0.1, ge=0, lt=1)
+
+
+class TrainRecipe(_Section):
+    """The optimisation.
+
+    `batch_size` is rows an optimiser step; `micro_batch_size` (rows) and `pack_tokens` (tokens) bound what is computed
+    at once and change no result. `max_steps`, when given, replaces `epochs`. `warmup_steps` is cut to a tenth of the
+    steps. `eval_steps` and `save_steps` of None mean once an epoch.
+    """
+
+    seed: int = Field(0, ge=0, lt=2**31)
+    epochs: float = Field(3.0, gt=0)
+    max_steps: int | None = Field(None, ge=1)
+    batch_size: int = Field(16, ge=1)
+    micro_batch_size: int | None = Field(None, ge=1)
+    pack_tokens: int = Field(8192, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int = Field(200, ge=0)
+    min_learning_rate: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = Field((0.9, 0.999), strict=False)
+    epsilon: float = Field(1e-8, gt=0)
+    clip_norm: float = Field(1.0, gt=0)
+    recompute: Literal["none", "layers"] = "none"
+    eval_steps: int | None = Field(None, ge=1)
+    save_steps: int | None = Field(None, ge=1)
+    keep_checkpoints: int = Field(2, ge=1)
+    log_steps: int = Field(1, ge=1)
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+class ScoreRecipe(_Section):
+    """How the run is scored by generation: new tokens a row may take, and how many rows (None: all)."""
+
+    max_new_tokens: int = Field(256, ge=1)
+    limit: int | None = Field(None, ge=1)
+
+
+class Recipe(_Section):
+    """A whole run but for its model and rows."""
+
+    name: str = "custom"
+    chat: Literal["auto", "functiongemma", "gemma3"] = "auto"
+    pack: Literal["tries", "paths", "none"] = "tries"
+    adapter: AdapterRecipe = AdapterRecipe()
+    data: DataRecipe = DataRecipe()
+    train: TrainRecipe = TrainRecipe()
+    score: ScoreRecipe = ScoreRecipe()
+
+
+def recipe_names() -> list[str]:
+    """The shipped recipes."""
+    folder = resources.files("dozan") / "recipes"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A shipped recipe or a YAML file, with overrides such as `train.max_steps=5`.
+
+    Raises InputError for an unknown name, broken YAML, an unknown key (with the nearest known one) or a value that does
+    not fit (with one that does).
+    """
+    values = _read_yaml(_recipe_text(name_or_path), name_or_path)
+    return parse_recipe(apply_overrides(values, overrides), name_or_path)
+
+
+def override(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """`recipe` with overrides such as `train.max_steps=5` applied and validated."""
+    return parse_recipe(apply_overrides(recipe.model_dump(), overrides), recipe.name) if overrides else recipe
+
+
+def parse_recipe(values: Mapping[str, Any], place: str = "recipe") -> Recipe:
+    """The recipe that nested `values` describe; all that is wrong with them is in one InputError."""
+    try:
+        recipe = Recipe.model_validate(dict(values))
+    except ValidationError as error:
+        raise InputError("\n".join(f"{place}: {_describe(item)}" for item in _root_causes(error))) from None
+    _check_together(recipe, place)
+    return recipe
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML text that `load_recipe` reads back to an equal value."""
+    text: str = yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return text
+
+
+def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A deep copy of `values` with each `a.b=c` set, `c` read as a YAML scalar or flow list."""
+    result = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise InputError(f"--set {text!r}: expected section.key=value, for example train.max_steps=100")
+        *sections, last = key.strip().split(".")
+        place = result
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise InputError(f"--set {text!r}: {section!r} is a value, not a section; write {section}=...")
+        place[last] = _parse_yaml(value, f"--set {text!r}")
+    return result
+
+
+def _recipe_text(name_or_path: str) -> str:
+    if name_or_path in recipe_names():
+        return (resources.files("dozan") / "recipes" / f"{name_or_path}.yaml").read_text(encoding="utf-8")
+    path = Path(name_or_path)
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    raise InputError(
+        f"recipe {name_or_path!r} is neither a file nor a shipped recipe"
+        f"{_did_you_mean(name_or_path, recipe_names())}; shipped: {', '.join(recipe_names())}"
+    )
+
+
+def _read_yaml(text: str, place: str) -> dict[str, Any]:
+    values = _parse_yaml(text, place)
+    if not isinstance(values, dict):
+        raise InputError(f"{place}: expected a mapping such as 'train: {{max_steps: 100}}', found {values!r}")
+    return values
+
+
+def _parse_yaml(text: str, place: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise InputError(f"{place}: not valid YAML: {error}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with 1e-3 read as a number and repeated keys refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key, (key_node, _) in zip(keys, node.value, strict=True):
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Lists on one line."""
+
+
+_Dumper.add_representer(
+    list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
+)
+
+
+def _root_causes(error: ValidationError) -> list[ErrorDetails]:
+    items = error.errors()
+    return [item for item in items if not any(_is_inside(other["loc"], item["loc"]) for other in items)]
+
+
+def _is_inside(inner: Sequence[int | str], outer: Sequence[int | str]) -> bool:
+    return len(inner) > len(outer) and tuple(inner[: len(outer)]) == tuple(outer)
+
+
+def _describe(error: ErrorDetails) -> str:
+    location = [str(part) for part in error["loc"]]
+    key, found = ".".join(location), error["input"]
+    if error["type"] == "extra_forbidden":
+        known = list(_section_fields(location[:-1]))
+        section = ".".join(location[:-1]) or "the top level"
+        guess = _did_you_mean(location[-1], known)
+        return f"unknown key {key!r}{guess}; {section} has {', '.join(known)}"
+    fields = _section_fields(location[:-1]) if location[:-1] else Recipe.model_fields
+    message = f"{key} = {found!r}: {error['msg']}"
+    if location[-1] not in fields:
+        return message
+    default = fields[location[-1]].get_default()
+    example = {} if isinstance(default, BaseModel) else default
+    return f"{message}; a value that works: {_plain(example)}"
+
+
+def _section_fields(location: Sequence[str]) -> Mapping[str, Any]:
+    model: type[BaseModel] = Recipe
+    for part in location:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return {}
+        model = annotation
+    return model.model_fields
+
+
+def _plain(value: Any) -> str:
+    value = list(value) if isinstance(value, tuple) else value
+    text: str = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=1000)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _did_you_mean(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f": did you mean {close[0]!r}?" if close else ""
+
+
+def _check_together(recipe: Recipe, place: str) -> None:
+    train, problems = recipe.train, []
+    if train.min_learning_rate > train.learning_rate:
+        problems.append(
+            f"train.min_learning_rate = {train.min_learning_rate}: above train.learning_rate; "
+            f"at most {train.learning_rate}"
+        )
+    if not all(0 <= beta < 1 for beta in train.betas):
+        problems.append(f"train.betas = {list(train.betas)}: each must be in [0, 1), for example [0.9, 0.999]")
+    if len(set(recipe.adapter.targets)) < len(recipe.adapter.targets):
+        problems.append(f"adapter.targets = {list(recipe.adapter.targets)}: a name is repeated; write each once")
+    if problems:
+        raise InputError("\n".join(f"{place}: {problem}" for problem in problems))
