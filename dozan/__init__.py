@@ -1,0 +1,39 @@
+"""dozan (دوزان) tunes Gemma 3 on your rows: train, evaluate, merge, export. Everything heavy loads on first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dozan.errors import InputError
+
+if TYPE_CHECKING:
+    from dozan.demo import demo
+    from dozan.judge.evaluate import evaluate
+    from dozan.ship.gguf import export
+    from dozan.ship.merge import merge
+    from dozan.train.loop import train
+
+__version__ = "0.1.0"
+
+EMBEDDED_BASE: str = str(Path(__file__).parent / "assets" / "base")
+"""Folder of the small Gemma 3 that comes with the package: what is trained when no model is named."""
+
+__all__ = ["EMBEDDED_BASE", "InputError", "__version__", "demo", "evaluate", "export", "merge", "train"]
+
+_HOMES = {"evaluate": "dozan.judge.evaluate", "export": "dozan.ship.gguf", "merge": "dozan.ship.merge"}
+_CALLABLE_MODULES = ("demo", "train")
+
+
+def __getattr__(name: str) -> Any:
+    """The public functions, imported when first asked for (PEP 562)."""
+    if name in _CALLABLE_MODULES:
+        return import_module(f"dozan.{name}")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'dozan' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
