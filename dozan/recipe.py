@@ -26,19 +26,19 @@ class _Section(BaseModel):
 class AdapterRecipe(_Section):
     """The low-rank adapter: `W + scale B A` with scale `alpha / rank` (`alpha / sqrt(rank)` with `rslora`)."""
 
-    rank: int = Field(32, ge=1)
-    alpha: float = Field(64.0, gt=0)
+    rank: int = Field(default=32, ge=1)
+    alpha: float = Field(default=64.0, gt=0)
     rslora: bool = False
     dora: bool = False
-    dropout: float = Field(0.0, ge=0, lt=1)
-    targets: tuple[Target, ...] = Field(ALL_TARGETS, min_length=1, strict=False)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: tuple[Target, ...] = Field(default=ALL_TARGETS, min_length=1, strict=False)
 
 
 class DataRecipe(_Section):
     """How rows are used: tokens a row may have, and the share held out by sentence pattern (0 holds out nothing)."""
 
-    max_tokens: int = Field(4096, ge=8)
-    holdout: float = Field(0.1, ge=0, lt=1)
+    max_tokens: int = Field(default=4096, ge=8)
+    holdout: float = Field(default=0.1, ge=0, lt=1)
 
 
 class TrainRecipe(_Section):
@@ -49,33 +49,33 @@ class TrainRecipe(_Section):
     steps. `eval_steps` and `save_steps` of None mean once an epoch.
     """
 
-    seed: int = Field(0, ge=0, lt=2**31)
-    epochs: float = Field(3.0, gt=0)
-    max_steps: int | None = Field(None, ge=1)
-    batch_size: int = Field(16, ge=1)
-    micro_batch_size: int | None = Field(None, ge=1)
-    pack_tokens: int = Field(8192, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    epochs: float = Field(default=3.0, gt=0)
+    max_steps: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    pack_tokens: int = Field(default=8192, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: int = Field(200, ge=0)
-    min_learning_rate: float = Field(0.0, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[float, float] = Field((0.9, 0.999), strict=False)
-    epsilon: float = Field(1e-8, gt=0)
-    clip_norm: float = Field(1.0, gt=0)
+    warmup_steps: int = Field(default=200, ge=0)
+    min_learning_rate: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), strict=False)
+    epsilon: float = Field(default=1e-8, gt=0)
+    clip_norm: float = Field(default=1.0, gt=0)
     recompute: Literal["none", "layers"] = "none"
-    eval_steps: int | None = Field(None, ge=1)
-    save_steps: int | None = Field(None, ge=1)
-    keep_checkpoints: int = Field(2, ge=1)
-    log_steps: int = Field(1, ge=1)
+    eval_steps: int | None = Field(default=None, ge=1)
+    save_steps: int | None = Field(default=None, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
+    log_steps: int = Field(default=1, ge=1)
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
 class ScoreRecipe(_Section):
     """How the run is scored by generation: new tokens a row may take, and how many rows (None: all)."""
 
-    max_new_tokens: int = Field(256, ge=1)
-    limit: int | None = Field(None, ge=1)
+    max_new_tokens: int = Field(default=256, ge=1)
+    limit: int | None = Field(default=None, ge=1)
 
 
 class Recipe(_Section):
@@ -123,7 +123,7 @@ def parse_recipe(values: Mapping[str, Any], place: str = "recipe") -> Recipe:
 
 def dump(recipe: Recipe) -> str:
     """The recipe as YAML text that `load_recipe` reads back to an equal value."""
-    text: str = yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    text: str = yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return text
 
 
