@@ -32,9 +32,7 @@ def encode_example(example: Example, chat: ChatFormat, tokenizer: Tokenizer, max
     return encode_rows([example], chat, tokenizer, max_tokens)[0]
 
 
-def encode_rows(
-    examples: Sequence[Example], chat: ChatFormat, tokenizer: Tokenizer, max_tokens: int
-) -> list[Tokens]:
+def encode_rows(examples: Sequence[Example], chat: ChatFormat, tokenizer: Tokenizer, max_tokens: int) -> list[Tokens]:
     """Every row's tokens, in order; nothing is truncated or dropped. All bad rows are named in one InputError."""
     errors: list[str] = []
     rendered: list[tuple[Example, Rendered]] = []

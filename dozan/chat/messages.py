@@ -199,9 +199,7 @@ def _is_named(item: Json) -> TypeGuard[Mapping[str, Json]]:
     return isinstance(item, Mapping) and isinstance(item.get("name"), str) and "response" in item
 
 
-def _name_of(
-    message: Message, where: str, names: Mapping[str, str], waiting: list[str], notes: Notes
-) -> str | None:
+def _name_of(message: Message, where: str, names: Mapping[str, str], waiting: list[str], notes: Notes) -> str | None:
     """The name of the tool that answers: its own, the one of its call id, or the first call without an answer."""
     given = message.get("name")
     if isinstance(given, str) and given:
