@@ -1,0 +1,171 @@
+"""The command line: verbs, each a few lines over the Python API. Nothing heavy is imported before a verb runs."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+import dozan
+from dozan.errors import InputError
+
+BAD_INPUT, INTERRUPTED = 2, 75
+EMBEDDED_NAME = "the embedded base"
+
+app = typer.Typer(
+    name="dozan",
+    help="Tune Gemma 3 on your rows: check, train, score, merge, export to GGUF, run.",
+    epilog="Start with: dozan demo. Each verb explains itself: dozan train --help.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+)
+
+Model = Annotated[
+    str, typer.Option(help="A run, a checkpoint folder or a hub id.", show_default=EMBEDDED_NAME, metavar="MODEL")
+]
+Data = Annotated[Path | None, typer.Option("--data", "--dataset", help="Rows to train on (JSONL).", metavar="FILE")]
+EvalData = Annotated[
+    Path | None, typer.Option(help="Rows to score on. Without it a share is held out.", metavar="FILE")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="One setting, such as train.max_steps=50.", metavar="KEY=VALUE")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N rows.", metavar="N")]
+Tokens = Annotated[int, typer.Option(min=1, help="New tokens a row may take.", metavar="N")]
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    context: typer.Context,
+    show: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    if show:
+        typer.echo(dozan.__version__)
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where everything goes.", metavar="DIR")] = Path("output/demo"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what an earlier demo left there.")] = False,
+) -> None:
+    """The whole way on a laptop: train, score, merge, GGUF, llama.cpp."""
+    dozan.demo(out, fresh=fresh)
+
+
+@app.command()
+def train(
+    model: Model = dozan.EMBEDDED_BASE,
+    data: Data = None,
+    out: Annotated[Path, typer.Option(help="The run's folder.", metavar="DIR")] = Path("output/run"),
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="embedded, functiongemma-ar, gemma3-12b-trinity or a YAML file.", metavar="NAME|FILE"),
+    ] = None,
+    settings: Settings = None,
+    eval_data: EvalData = None,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print the whole recipe and leave.")] = False,
+) -> None:
+    """Train an adapter on rows and score it on held-out rows."""
+    from dozan.recipe import dump, load_recipe
+
+    chosen = load_recipe(recipe or default_recipe(model), settings or [])
+    if print_config:
+        typer.echo(dump(chosen), nl=False)
+        return
+    if data is None:
+        raise InputError("--data is missing: name a JSONL file of rows, for example --data rows.jsonl")
+    dozan.train(model=model, data=data, out=out, recipe=chosen, eval_data=eval_data)
+
+
+@app.command("eval")
+def evaluate(
+    data: Annotated[Path, typer.Option("--data", "--dataset", help="Rows to score on (JSONL).", metavar="FILE")],
+    model: Model = dozan.EMBEDDED_BASE,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write every figure and prediction here.", metavar="FILE")
+    ] = None,
+    limit: Limit = None,
+    max_new_tokens: Tokens = 256,
+) -> None:
+    """Score a run, a checkpoint or a GGUF file on rows."""
+    from dozan.terminal import print_scores, progress
+
+    with progress("scoring") as on_progress:
+        scores = dozan.evaluate(
+            model, data, json=json_file, max_new_tokens=max_new_tokens, limit=limit, on_progress=on_progress
+        )
+    print_scores({Path(model).name: scores})
+
+
+@app.command()
+def merge(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.", metavar="RUN")],
+    out: Annotated[Path, typer.Option(help="The checkpoint folder to write.", metavar="DIR")],
+) -> None:
+    """Fold a run's adapter into its base: a Hugging Face folder."""
+    dozan.merge(run, out)
+    typer.echo(f"merged: {out}")
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="A run or a checkpoint folder.", metavar="RUN")],
+    gguf: Annotated[str, typer.Option(help="f32, f16, bf16, q8_0; several with commas.", metavar="TYPE,...")] = "q8_0",
+    out: Annotated[Path, typer.Option(help="The folder to write to.", metavar="DIR")] = Path("output/gguf"),
+) -> None:
+    """Write GGUF files, each measured against the trained model."""
+    kinds = [kind.strip().lower() for kind in gguf.split(",") if kind.strip()]
+    for path in dozan.export(run, kinds, out):
+        typer.echo(f"written: {path}")
+
+
+@app.command()
+def run(
+    prompt: Annotated[str | None, typer.Argument(help="What to say. Without it, a chat.", metavar="PROMPT")] = None,
+    model: Model = dozan.EMBEDDED_BASE,
+    tools: Annotated[
+        Path | None,
+        typer.Option(help="Tool declarations (JSON).", show_default="the demo's phone tools", metavar="FILE"),
+    ] = None,
+    max_new_tokens: Tokens = 256,
+) -> None:
+    """Ask a model and print the parsed call."""
+    from dozan.terminal import chat
+
+    chat(model, prompt, tools, max_new_tokens)
+
+
+def default_recipe(model: str) -> str:
+    """The shipped recipe of a model for which none is named."""
+    return "embedded" if Path(model).resolve() == Path(dozan.EMBEDDED_BASE) else "functiongemma-ar"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a verb and exit: 0 done, 2 what was given cannot be used, 75 stopped but resumable, 1 the rest."""
+    try:
+        app(args=list(arguments) if arguments is not None else None, prog_name="dozan")
+    except InputError as error:
+        _refuse(str(error))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        _refuse(f"{error.filename}: {error.strerror}")
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _refuse(f"{error.filename or 'disk'}: no space left; free some, or give another folder")
+
+
+def _refuse(message: str) -> NoReturn:
+    print(f"dozan: {message}", file=sys.stderr)
+    sys.exit(BAD_INPUT)
+
+
+if __name__ == "__main__":
+    main()
