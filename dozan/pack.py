@@ -44,8 +44,9 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on `device`."""
-        tensors = (t.to(device, non_blocking=True) for t in (self.ids, self.position, self.end, self.at, self.target, self.weight))
-        return Batch(*tensors, rows=self.rows, row_starts=self.row_starts, tokens=self.tokens)
+        fields = (self.ids, self.position, self.end, self.at, self.target, self.weight)
+        tensors = (tensor.to(device, non_blocking=True) for tensor in fields)
+        return Batch(*tensors, self.rows, self.row_starts, self.tokens)
 
 
 @dataclass
@@ -85,8 +86,8 @@ class _Pack:
         self.close(0)
         at, target, weight = zip(*self.supervised, strict=True) if self.supervised else ((), (), ())
         integers = (torch.tensor(v, dtype=torch.int64) for v in (self.ids, self.position, self.end, at, target))
-        weights = torch.tensor(weight, dtype=torch.float32)
-        return Batch(*integers, weight=weights, rows=tuple(self.rows), row_starts=tuple(self.row_starts), tokens=self.tokens)
+        names, starts = tuple(self.rows), tuple(self.row_starts)
+        return Batch(*integers, torch.tensor(weight, dtype=torch.float32), names, starts, self.tokens)
 
 
 def pack_rows(rows: Sequence[Tokens], how: Packing, max_tokens: int) -> list[Batch]:

@@ -46,6 +46,8 @@ class Gemma3Config:
     rope_local_theta: float = 1e4
     rope_factor: float = 1.0
     max_position_embeddings: int = 32768
+    vision: bool = False
+    """The checkpoint also holds a vision tower (`Gemma3ForConditionalGeneration`)."""
 
     @property
     def scale(self) -> float:
@@ -60,17 +62,25 @@ class Gemma3Config:
         text = {**_DEFAULTS, **config.get("text_config", config)}
         layers = text["num_hidden_layers"]
         if text.get("attn_logit_softcapping") or text.get("final_logit_softcapping"):
-            raise InputError("config.json: softcapping is set, which Gemma 3 does not use: this is not a Gemma 3 checkpoint")
+            raise InputError(
+                "config.json: softcapping is set, which Gemma 3 does not use: this is not a Gemma 3 checkpoint"
+            )
         if text.get("hidden_activation", "gelu_pytorch_tanh") != "gelu_pytorch_tanh":
-            raise InputError(f"config.json: hidden_activation is {text['hidden_activation']!r}; Gemma 3 uses 'gelu_pytorch_tanh'")
+            raise InputError(
+                f"config.json: hidden_activation is {text['hidden_activation']!r}; Gemma 3 uses 'gelu_pytorch_tanh'"
+            )
         pattern = text.get("sliding_window_pattern") or text.get("_sliding_window_pattern") or 6
         kinds = text.get("layer_types") or [FULL if (i + 1) % pattern == 0 else SLIDING for i in range(layers)]
         if len(kinds) != layers or set(kinds) - {FULL, SLIDING}:
-            raise InputError(f"config.json: layer_types must name {layers} layers, each {FULL!r} or {SLIDING!r}; found {kinds}")
+            raise InputError(
+                f"config.json: layer_types must name {layers} layers, each {FULL!r} or {SLIDING!r}; found {kinds}"
+            )
         theta, local, factor = _rope(text)
         names = Gemma3Config.__dataclass_fields__
         plain = {k: text[k] for k in names if k in text and k not in ("layer_types", "rope_theta")}
-        return Gemma3Config(**plain, layer_types=tuple(kinds), rope_theta=theta, rope_local_theta=local, rope_factor=factor)
+        return Gemma3Config(
+            **plain, layer_types=tuple(kinds), rope_theta=theta, rope_local_theta=local, rope_factor=factor
+        )
 
 
 _DEFAULTS: Mapping[str, Any] = {
