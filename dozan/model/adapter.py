@@ -1,0 +1,248 @@
+"""Low-rank adapters on the seven linears of a layer: LoRA, rsLoRA, DoRA and both.
+
+    y = c ⊙ (x Wᵀ + s · (x Aᵀ) Bᵀ)        s = alpha / R, or alpha / √R with rsLoRA (arXiv:2312.03732)
+    c = m / ‖W + s B A‖ per row            with DoRA (arXiv:2402.09353, section 4.3: the norm is detached), else 1
+
+The norm depends on parameters alone, so `refresh` computes it once an optimiser step, without a dense B A:
+‖W + s B A‖² = ‖w‖² + 2 s ⟨b, (W Aᵀ) row⟩ + s² · b (A Aᵀ) bᵀ.
+Shapes: T tokens, I inputs, O outputs, R rank. W [O, I] is frozen, in any dtype; A [R, I], B [O, R], m [O] are fp32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dozan.errors import InputError
+from dozan.recipe import AdapterRecipe
+
+PEFT_ROOT = "base_model.model."
+"""What PEFT puts before a module's own name in an adapter file."""
+
+_SMALLEST_NORM = 1e-18
+_PEFT_SUFFIX = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
+
+
+@dataclass(frozen=True)
+class DropoutRows:
+    """Which rows a forward pass holds: their ids, the index where each begins, and the optimiser step."""
+
+    rows: tuple[str, ...]
+    starts: tuple[int, ...]
+    step: int
+
+
+def stable_seed(*parts: object) -> int:
+    """A 63-bit seed that depends on the parts' text alone: the same in every process and on every machine."""
+    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def scale_of(recipe: AdapterRecipe) -> float:
+    """The factor s on B A."""
+    return recipe.alpha / (math.sqrt(recipe.rank) if recipe.rslora else recipe.rank)
+
+
+class AdaptedLinear(nn.Module):
+    """A frozen linear (no bias) with an adapter; `weight` keeps the name that the checkpoint gives it."""
+
+    weight: nn.Parameter
+    lora_A: nn.Parameter
+    lora_B: nn.Parameter
+    magnitude: nn.Parameter | None
+    norm: Tensor
+    name: str
+    seed: int
+    dropout: float
+    scale: float
+    dropout_rows: DropoutRows | None
+
+    def __init__(self, linear: nn.Linear, recipe: AdapterRecipe, name: str, seed: int) -> None:
+        super().__init__()
+        assert linear.bias is None, f"{name} has a bias"
+        weight, rank = linear.weight, recipe.rank
+        self.name, self.seed, self.dropout, self.scale = name, seed, recipe.dropout, scale_of(recipe)
+        self.weight = weight
+        self.lora_A = nn.Parameter(_gaussian(rank, weight.shape[1], stable_seed(seed, name, "A")).to(weight.device))
+        self.lora_B = nn.Parameter(torch.zeros(weight.shape[0], rank, device=weight.device))
+        self.magnitude = nn.Parameter(_row_norms(weight.detach().float())) if recipe.dora else None
+        norm = self.magnitude.detach().clone() if self.magnitude is not None else None
+        self.register_buffer("norm", norm, persistent=False)
+        self.dropout_rows = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., I] -> [..., O] in x's dtype; in training with dropout, x is the [T, I] that `set_dropout` told of."""
+        dropped = x * self._mask(x) if self.dropout and self.training else x
+        low = F.linear(dropped, self.lora_A.to(x.dtype)) * self.scale
+        y = F.linear(x, self.weight) + F.linear(low, self.lora_B.to(x.dtype))
+        if self.magnitude is None:
+            return y
+        return y * (self.magnitude / self.norm).to(x.dtype)
+
+    def _mask(self, x: Tensor) -> Tensor:
+        """[T, I]: 0 or 1 / (1 - dropout), drawn for each row from (seed, step, row, module)."""
+        told = self.dropout_rows
+        assert told is not None and x.dim() == 2, f"{self.name}: set_dropout must precede a training forward on [T, I]"
+        ends = (*told.starts[1:], x.shape[0])
+        assert told.starts[0] == 0 and all(a <= b for a, b in zip(told.starts, ends, strict=True)), told.starts
+        draws = []
+        for row, start, end in zip(told.rows, told.starts, ends, strict=True):
+            generator = torch.Generator(x.device).manual_seed(stable_seed(self.seed, told.step, row, self.name))
+            draws.append(torch.rand(end - start, x.shape[1], device=x.device, generator=generator))
+        return (torch.cat(draws) >= self.dropout).to(x.dtype) / (1.0 - self.dropout)
+
+    @torch.no_grad()
+    def refresh_norm(self) -> None:
+        """Compute the row norms of W + s B A again, in fp32. Nothing to do without DoRA."""
+        if self.magnitude is None:
+            return
+        wide, a, b, s = self.weight.float(), self.lora_A, self.lora_B, self.scale
+        cross = ((wide @ a.T) * b).sum(1)
+        low = ((b @ (a @ a.T)) * b).sum(1)
+        square = wide.square().sum(1) + 2 * s * cross + s * s * low
+        self.norm = square.clamp_min(_SMALLEST_NORM**2).sqrt()
+
+
+def _gaussian(rank: int, width: int, seed: int) -> Tensor:
+    """fp32 [rank, width] with standard deviation 1 / rank, as PEFT's init_lora_weights="gaussian"."""
+    return torch.randn(rank, width, generator=torch.Generator().manual_seed(seed)) / rank
+
+
+def _row_norms(weight: Tensor) -> Tensor:
+    """fp32 [O, I] -> [O]; a row of zeros counts as a tiny one, so that m / norm stays finite."""
+    return weight.norm(dim=1).clamp_min(_SMALLEST_NORM)
+
+
+def adapted(model: nn.Module) -> list[tuple[str, AdaptedLinear]]:
+    """The adapted linears with their names, in the model's order."""
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, AdaptedLinear)]
+
+
+def targets(model: nn.Module, recipe: AdapterRecipe) -> list[tuple[str, nn.Linear | AdaptedLinear]]:
+    """The linears that `recipe.targets` names, adapted or not."""
+    linears = ((n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | AdaptedLinear))
+    return [(name, module) for name, module in linears if name.rsplit(".", 1)[-1] in recipe.targets]
+
+
+def attach(model: nn.Module, recipe: AdapterRecipe, seed: int) -> None:
+    """Freeze the model and put an adapter on every target, in place; the output stays what it was, since B is zero.
+
+    The same seed gives the same adapters whatever the base's dtype, its device or the other targets. Raises InputError
+    when `recipe.targets` names no linear.
+    """
+    assert not adapted(model), "the model has adapters already"
+    found = targets(model, recipe)
+    if not found:
+        raise InputError(f"adapter.targets {list(recipe.targets)} names no linear of this model; try [q_proj, v_proj]")
+    model.requires_grad_(False)
+    for name, linear in found:
+        assert isinstance(linear, nn.Linear)
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, AdaptedLinear(linear, recipe, name, seed))
+
+
+def adapter_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The trained parameters with their names (`….q_proj.lora_A`, `….lora_B`, `….magnitude`), in a stable order."""
+    return [
+        (f"{name}.{part}", parameter)
+        for name, module in adapted(model)
+        for part, parameter in module.named_parameters(recurse=False)
+        if part != "weight"
+    ]
+
+
+def refresh(model: nn.Module) -> None:
+    """Compute DoRA's norms again: due after every optimiser step and whenever adapter parameters were set."""
+    for _, module in adapted(model):
+        module.refresh_norm()
+
+
+def set_dropout(model: nn.Module, rows: Sequence[str], row_starts: Sequence[int], step: int) -> None:
+    """Tell the adapters which rows the next forward passes hold, so that each row draws its own dropout.
+
+    rows: ids; row_starts: the packed index where each begins, ascending from 0 (the last one ends with the pack); step:
+    the optimiser step. A row's mask depends only on (seed, step, row, module, position in the row): packing,
+    accumulation and recomputation change nothing. Without dropout this does nothing.
+    """
+    assert len(rows) == len(row_starts) > 0
+    told = DropoutRows(tuple(rows), tuple(row_starts), step)
+    for _, module in adapted(model):
+        module.dropout_rows = told if module.dropout else None
+
+
+@torch.no_grad()
+def merged_weight(linear: AdaptedLinear) -> Tensor:
+    """The weight [O, I] in fp32 that does what the linear and its adapter do (without dropout)."""
+    weight = linear.weight.float() + linear.scale * (linear.lora_B @ linear.lora_A)
+    if linear.magnitude is None:
+        return weight
+    return weight * (linear.magnitude / _row_norms(weight))[:, None]
+
+
+def merged_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the checkpoint by its text-only name, one at a time: merged in fp32 where adapted, else as is."""
+    modules = dict(adapted(model))
+    trained = {name for name, _ in adapter_parameters(model)}
+    for name, parameter in model.named_parameters():
+        if name in trained:
+            continue
+        module = modules.get(name.removesuffix(".weight"))
+        yield name, parameter.detach() if module is None else merged_weight(module)
+
+
+def state_shapes(model: nn.Module, recipe: AdapterRecipe) -> dict[str, tuple[int, ...]]:
+    """The names and shapes that PEFT's file holds for this recipe on this model, adapted or not."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, linear in targets(model, recipe):
+        outputs, inputs = linear.weight.shape
+        shapes[f"{PEFT_ROOT}{name}.lora_A.weight"] = (recipe.rank, inputs)
+        shapes[f"{PEFT_ROOT}{name}.lora_B.weight"] = (outputs, recipe.rank)
+        if recipe.dora:
+            shapes[f"{PEFT_ROOT}{name}.lora_magnitude_vector"] = (outputs,)
+    return shapes
+
+
+def _peft_name(name: str) -> str:
+    module, _, part = name.rpartition(".")
+    return f"{PEFT_ROOT}{module}.{_PEFT_SUFFIX[part]}"
+
+
+def adapter_state(model: nn.Module) -> dict[str, Tensor]:
+    """The trained parameters, fp32, detached, by PEFT's names (`base_model.model.model.layers.0.….lora_A.weight`)."""
+    return {_peft_name(name): parameter.detach() for name, parameter in adapter_parameters(model)}
+
+
+@torch.no_grad()
+def set_adapter_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy what `adapter_state` gave back into the model, and refresh the norms.
+
+    Raises InputError that lists every missing, unexpected and mis-shaped tensor; then nothing was changed.
+    """
+    own = {_peft_name(name): parameter for name, parameter in adapter_parameters(model)}
+    problems = compare_shapes(shapes_of(own), shapes_of(state))
+    if problems:
+        raise InputError("the adapter does not fit this model:\n  " + "\n  ".join(problems))
+    for name, parameter in own.items():
+        parameter.copy_(state[name])
+    refresh(model)
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def compare_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """One line for each missing, unexpected or mis-shaped tensor, shapes included; empty when they agree."""
+    lines = [f"missing: {name} {list(expected[name])}" for name in expected if name not in found]
+    lines += [f"unexpected: {name} {list(found[name])}" for name in found if name not in expected]
+    for name in expected:
+        if name in found and found[name] != expected[name]:
+            lines.append(f"shape: {name} is {list(found[name])}, must be {list(expected[name])}")
+    return lines
