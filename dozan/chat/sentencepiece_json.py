@@ -34,10 +34,15 @@ def to_tokenizer_json(model_path: str | Path) -> str:
     """The tokenizer.json text for a `.model` file. Raises InputError for a model trained in another manner."""
     pieces, trainer, normalizer = _read(Path(model_path))
     _refuse_other_manners(Path(model_path), pieces, trainer, normalizer)
+    return json.dumps(tokenizer_definition(pieces), ensure_ascii=False)
+
+
+def tokenizer_definition(pieces: list[Piece]) -> dict[str, Json]:
+    """What tokenizer.json holds for a vocabulary of Gemma's manner, in the order of its ids."""
     vocab = {piece.text: i for i, piece in enumerate(pieces)}
     assert len(vocab) == len(pieces), "two pieces are spelt alike"
     space = {"String": " "}
-    definition: dict[str, Json] = {
+    return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
@@ -66,7 +71,6 @@ def to_tokenizer_json(model_path: str | Path) -> str:
             "merges": _merges(pieces, vocab),
         },
     }
-    return json.dumps(definition, ensure_ascii=False)
 
 
 _NEVER_MERGED = (_UNKNOWN, _CONTROL, _USER_DEFINED)
