@@ -1,4 +1,4 @@
-"""The one exception that means "what you gave cannot be used": the command line prints it and exits with 2."""
+"""The exceptions that the command line knows: InputError exits with 2, Interrupted with 75."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,7 @@ class InputError(ValueError):
     The message names the place (file, row, field), the value found, and a value or an action that works.
     Collect all mismatches of one kind and raise once.
     """
+
+
+class Interrupted(Exception):
+    """A run was stopped by a signal after its state was saved; the same command goes on from there."""

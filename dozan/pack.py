@@ -9,7 +9,7 @@ apart from the tokens, so that a branching node is scored once for each of its b
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -44,9 +44,11 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on `device`."""
-        fields = (self.ids, self.position, self.end, self.at, self.target, self.weight)
-        tensors = (tensor.to(device, non_blocking=True) for tensor in fields)
-        return Batch(*tensors, self.rows, self.row_starts, self.tokens)
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in _TENSORS}
+        return replace(self, **moved)
+
+
+_TENSORS = ("ids", "position", "end", "at", "target", "weight")
 
 
 @dataclass
@@ -85,9 +87,21 @@ class _Pack:
     def batch(self) -> Batch:
         self.close(0)
         at, target, weight = zip(*self.supervised, strict=True) if self.supervised else ((), (), ())
-        integers = (torch.tensor(v, dtype=torch.int64) for v in (self.ids, self.position, self.end, at, target))
-        names, starts = tuple(self.rows), tuple(self.row_starts)
-        return Batch(*integers, torch.tensor(weight, dtype=torch.float32), names, starts, self.tokens)
+        return Batch(
+            ids=_integers(self.ids),
+            position=_integers(self.position),
+            end=_integers(self.end),
+            at=_integers(at),
+            target=_integers(target),
+            weight=torch.tensor(weight, dtype=torch.float32),
+            rows=tuple(self.rows),
+            row_starts=tuple(self.row_starts),
+            tokens=self.tokens,
+        )
+
+
+def _integers(values: Sequence[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64)
 
 
 def pack_rows(rows: Sequence[Tokens], how: Packing, max_tokens: int) -> list[Batch]:

@@ -10,7 +10,6 @@ import torch
 from models import row, tiny_model, tree_rows
 from torch import Tensor
 
-
 from dozan.chat.encode import Tokens
 from dozan.kernels import TrieAttention
 from dozan.kernels.reference import DenseAttention, cross_entropy, visible

@@ -21,10 +21,13 @@ def mask_function(position: Tensor, end: Tensor, window: int | None) -> Mask:
     def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key <= query) & (query < end[key])
 
+    if window is None:
+        return seen
+
     def near(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return seen(batch, head, query, key) & (position[query] - position[key] < window)
 
-    return seen if window is None else near
+    return near
 
 
 class FlexTrieAttention:
@@ -40,7 +43,7 @@ class FlexTrieAttention:
         q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
         mask = self._sliding if sliding else self._full
         out = _flex(q, k, v, block_mask=mask, scale=self.scale, enable_gqa=True)
-        return out[0].transpose(0, 1)  # type: ignore[no-any-return]
+        return out[0].transpose(0, 1)
 
 
 _flex = torch.compile(flex_attention, dynamic=False)
@@ -49,4 +52,4 @@ _create = torch.compile(create_block_mask, dynamic=False)
 
 def _block_mask(position: Tensor, end: Tensor, window: int | None) -> BlockMask:
     length = len(end)
-    return _create(mask_function(position, end, window), None, None, length, length, device=str(end.device))  # type: ignore[no-any-return]
+    return _create(mask_function(position, end, window), None, None, length, length, device=str(end.device))

@@ -148,7 +148,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend, layer: int, sliding: bool) -> Tensor:
         q, k, v = (project(x).unflatten(-1, (-1, self.head_dim)) for project in (self.q_proj, self.k_proj, self.v_proj))
         q, k = rotate(self.q_norm(q), rope), rotate(self.k_norm(k), rope)
-        return self.o_proj(attend(layer, sliding, q, k, v).flatten(-2))  # type: ignore[no-any-return]
+        return self.o_proj(attend(layer, sliding, q, k, v).flatten(-2))
 
 
 class FeedForward(nn.Module):
@@ -159,7 +159,7 @@ class FeedForward(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))  # type: ignore[no-any-return]
+        return self.down_proj(F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
 
 
 class Layer(nn.Module):
@@ -173,7 +173,7 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         attended = self.self_attn(self.input_layernorm(x), rope, attend, self.index, self.sliding)
         x = x + self.post_attention_layernorm(attended)
-        return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))  # type: ignore[no-any-return]
+        return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
 
 
 class Backbone(nn.Module):
@@ -210,7 +210,7 @@ class Gemma3(nn.Module):
         for layer in self.model.layers:
             rope = local if layer.sliding else full
             x = checkpoint(layer, x, rope, attend, use_reentrant=False) if recompute else layer(x, rope, attend)
-        return self.model.norm(x)  # type: ignore[no-any-return]
+        return self.model.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., V]."""
