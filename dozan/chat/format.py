@@ -50,8 +50,11 @@ class ChatFormat(Protocol):
     `stop_tokens` end a generation; `parse` tolerates them at the end of what it is given.
     """
 
-    name: str
-    stop_tokens: tuple[str, ...]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def stop_tokens(self) -> tuple[str, ...]: ...
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[Tool], generate: bool = False, place: str = ""
