@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import dozan
-from dozan.errors import InputError
+from dozan.errors import InputError, Interrupted
 
 BAD_INPUT, INTERRUPTED = 2, 75
 EMBEDDED_NAME = "the embedded base"
@@ -96,12 +96,11 @@ def evaluate(
     max_new_tokens: Tokens = 256,
 ) -> None:
     """Score a run, a checkpoint or a GGUF file on rows."""
+    from dozan.ship.served import evaluate as evaluate_any
     from dozan.terminal import print_scores, progress
 
     with progress("scoring") as on_progress:
-        scores = dozan.evaluate(
-            model, data, json=json_file, max_new_tokens=max_new_tokens, limit=limit, on_progress=on_progress
-        )
+        scores = evaluate_any(model, data, json_file, max_new_tokens, limit, on_progress)
     print_scores({Path(model).name: scores})
 
 
@@ -118,13 +117,13 @@ def merge(
 @app.command()
 def export(
     run: Annotated[str, typer.Argument(help="A run or a checkpoint folder.", metavar="RUN")],
-    gguf: Annotated[str, typer.Option(help="f32, f16, bf16, q8_0; several with commas.", metavar="TYPE,...")] = "q8_0",
+    gguf: Annotated[str, typer.Option(help="f32, f16, bf16 or q8_0; several with commas.", metavar="TYPE")] = "q8_0",
     out: Annotated[Path, typer.Option(help="The folder to write to.", metavar="DIR")] = Path("output/gguf"),
 ) -> None:
     """Write GGUF files, each measured against the trained model."""
-    kinds = [kind.strip().lower() for kind in gguf.split(",") if kind.strip()]
-    for path in dozan.export(run, kinds, out):
-        typer.echo(f"written: {path}")
+    for exported in dozan.export(run, gguf, out):
+        size = f"{exported.bytes / 2**20:.1f} MiB, {exported.bits_per_weight:.2f} bits a weight"
+        typer.echo(f"{exported.path}: {size}, measured against the model")
 
 
 @app.command()
@@ -153,18 +152,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=list(arguments) if arguments is not None else None, prog_name="dozan")
     except InputError as error:
-        _refuse(str(error))
+        _leave(str(error), BAD_INPUT)
+    except Interrupted as error:
+        _leave(str(error), INTERRUPTED)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        _refuse(f"{error.filename}: {error.strerror}")
+        _leave(f"{error.filename}: {error.strerror}", BAD_INPUT)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        _refuse(f"{error.filename or 'disk'}: no space left; free some, or give another folder")
+        _leave(f"{error.filename or 'disk'}: no space left; free some, or give another folder", BAD_INPUT)
 
 
-def _refuse(message: str) -> NoReturn:
+def _leave(message: str, code: int) -> NoReturn:
     print(f"dozan: {message}", file=sys.stderr)
-    sys.exit(BAD_INPUT)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

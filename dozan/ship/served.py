@@ -1,0 +1,87 @@
+"""A model that answers rows, wherever it runs: in torch from a run or a folder, in llama.cpp from a GGUF."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dozan.chat.encode import encode_prompt
+from dozan.chat.format import ChatFormat
+from dozan.chat.sentencepiece_json import Piece, tokenizer_definition
+from dozan.chat.tokenizer import Tokenizer
+from dozan.errors import InputError
+from dozan.model.bundle import Bundle
+from dozan.rows.example import Example
+
+OnProgress = Callable[[int, int], None]
+Complete = Callable[[Sequence[Sequence[int]], int, OnProgress | None], list[list[int]]]
+
+
+@dataclass(frozen=True)
+class Served:
+    """`complete(prompts, max_new_tokens, on_progress)` continues token ids greedily, the stop id cut off."""
+
+    tokenizer: Tokenizer
+    chat: ChatFormat
+    complete: Complete
+
+
+def serve(model: str | Path) -> Served:
+    """A run, a checkpoint folder, a hub id or a GGUF file, ready to answer."""
+    from dozan.model.bundle import open_model
+
+    if str(model).endswith(".gguf"):
+        return serve_gguf(model)
+    return serve_bundle(open_model(model))
+
+
+def serve_bundle(bundle: Bundle) -> Served:
+    """An opened model in torch."""
+    from dozan.judge.generate import generate
+
+    return Served(
+        bundle.tokenizer,
+        bundle.chat,
+        lambda prompts, most, on_progress: generate(bundle, prompts, most, on_progress=on_progress),
+    )
+
+
+def serve_gguf(gguf: str | Path, tokenizer: Tokenizer | None = None, chat: ChatFormat | None = None) -> Served:
+    """A GGUF in llama.cpp. The tokenizer is read from the file when none is given."""
+    from dozan.chat import detect_chat
+    from dozan.ship.llamacpp import complete
+
+    tokenizer = tokenizer or read_tokenizer(gguf)
+    chat = chat or detect_chat(tokenizer)
+    stops = [tokenizer.id(token) for token in chat.stop_tokens]
+    return Served(
+        tokenizer,
+        chat,
+        lambda prompts, most, on_progress: complete(gguf, prompts, most, stops, on_progress),
+    )
+
+
+def read_tokenizer(gguf: str | Path) -> Tokenizer:
+    """The tokenizer that a GGUF carries. Raises InputError for a file without a SentencePiece BPE."""
+    from gguf import GGUFReader
+
+    try:
+        fields = GGUFReader(gguf).fields
+    except (OSError, ValueError, IndexError) as error:
+        raise InputError(f"{gguf}: not a readable GGUF file ({error}); export the model again") from None
+    names = ("tokens", "scores", "token_type")
+    missing = [name for name in names if f"tokenizer.ggml.{name}" not in fields]
+    if missing:
+        raise InputError(f"{gguf}: carries no {', '.join(missing)}; give a Gemma 3 GGUF")
+    columns = (fields[f"tokenizer.ggml.{name}"].contents() for name in names)
+    pieces = [Piece(text, float(score), int(kind)) for text, score, kind in zip(*columns, strict=True)]
+    return Tokenizer(tokenizer_definition(pieces))
+
+
+def answer(
+    served: Served, examples: Sequence[Example], max_new_tokens: int, on_progress: OnProgress | None = None
+) -> list[str]:
+    """What the model says to each row, control tokens spelt out."""
+    prompts = [encode_prompt(example, served.chat, served.tokenizer) for example in examples]
+    return [served.tokenizer.decode(ids) for ids in served.complete(prompts, max_new_tokens, on_progress)]

@@ -1,0 +1,161 @@
+"""What a person sees: progress, the table of scores, Arabic in its own direction, and the chat of `dozan run`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+import dozan
+from dozan.errors import InputError
+from dozan.rows.example import Example, Json
+from dozan.ship.served import Served, answer, serve
+
+if TYPE_CHECKING:
+    from dozan.chat.format import Parsed
+    from dozan.judge.summary import Scores
+
+OnProgress = Callable[[int, int], None]
+DEFAULT_TOOLS = Path(dozan.EMBEDDED_BASE).parent / "mobile_actions_ar" / "tools.json"
+_FIRST_STRONG_ISOLATE, _POP_ISOLATE = "\u2068", "\u2069"
+_PLAIN_LINE_SECONDS = 10.0
+
+console = Console(highlight=False)
+
+
+def isolate(text: str) -> str:
+    """Text that keeps its own direction inside a line of another; never for training text."""
+    return f"{_FIRST_STRONG_ISOLATE}{text}{_POP_ISOLATE}"
+
+
+def duration(seconds: float) -> str:
+    """`7 s`, `3 min 05 s`."""
+    return f"{seconds:.0f} s" if seconds < 60 else f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+
+
+@contextmanager
+def progress(title: str) -> Iterator[OnProgress]:
+    """A callback (done, total): a bar in a terminal, now and then a line elsewhere."""
+    if not console.is_terminal:
+        yield _plain_progress(title)
+        return
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _plain_progress(title: str) -> OnProgress:
+    printed = time.monotonic()
+
+    def on_progress(done: int, total: int) -> None:
+        nonlocal printed
+        if time.monotonic() - printed >= _PLAIN_LINE_SECONDS:
+            printed = time.monotonic()
+            console.print(f"  {title}: {done} of {total}")
+
+    return on_progress
+
+
+def percent(share: float | None) -> str:
+    """`93.5 %`; a dash for a share of nothing."""
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def print_scores(scores: Mapping[str, Scores]) -> None:
+    """One table of models: parse failures, tool name, strict, normalised; and the figures by argument kind apart."""
+    summaries = {name: found.summary() for name, found in scores.items()}
+    rows = next(iter(summaries.values()))["n"]
+    table = Table("", "parse failures", "tool name", "strict", "normalised", title=f"{rows} rows", title_justify="left")
+    for name, summary in summaries.items():
+        figures = (percent(summary[key]) for key in ("parse_failures", "tool_name", "strict", "normalised"))
+        table.add_row(name, *figures)
+    console.print(_right_aligned(table))
+    kinds = {kind: part["n"] for kind, part in next(iter(summaries.values()))["by_argument_kind"].items()}
+    table = Table("", *(f"{kind} (n = {n})" for kind, n in kinds.items()), title="arguments by kind, strict",
+                  title_justify="left")  # fmt: skip
+    for name, summary in summaries.items():
+        table.add_row(name, *(percent(summary["by_argument_kind"][kind]["strict"]) for kind in kinds))
+    console.print(_right_aligned(table))
+
+
+def _right_aligned(table: Table) -> Table:
+    for column in table.columns[1:]:
+        column.justify = "right"
+    return table
+
+
+def show(parsed: Parsed) -> str:
+    """A parsed answer as lines: each call as JSON, then the text, then what could not be read."""
+    lines = [isolate(f"{call.name} {json.dumps(call.arguments, ensure_ascii=False)}") for call in parsed.calls]
+    lines += [isolate(parsed.text)] if parsed.text.strip() else []
+    lines += [f"(malformed: {problem})" for problem in parsed.problems]
+    return "\n".join(lines) or "(an empty answer)"
+
+
+def chat(model: str, prompt: str | None, tools: Path | None, max_new_tokens: int) -> None:
+    """Answer one prompt, or each line of a conversation, with the parsed call."""
+    declarations = read_tools(tools or DEFAULT_TOOLS)
+    served = serve(model)
+    if prompt is not None:
+        console.print(show(_reply(served, declarations, (), prompt, max_new_tokens)[0]), markup=False)
+        return
+    history: tuple[Json, ...] = ()
+    if sys.stdin.isatty():
+        console.print("Say something; an empty line ends it. Calls are shown, not carried out: after one, a new "
+                      "conversation begins.")  # fmt: skip
+    while (line := _read_line()) is not None:
+        parsed, history = _reply(served, declarations, history, line, max_new_tokens)
+        console.print(show(parsed), markup=False)
+
+
+def _read_line() -> str | None:
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip() or None
+    except EOFError:
+        return None
+
+
+def _reply(
+    served: Served, tools: Sequence[Json], history: Sequence[Json], prompt: str, max_new_tokens: int
+) -> tuple[Parsed, tuple[Json, ...]]:
+    """The answer to `prompt`, and the conversation to go on with: none after a call, which nobody answered."""
+    asked = (*history, {"role": "user", "content": prompt})
+    example = Example("prompt", tuple(tools), (*opening(bool(tools)), *asked), place="the prompt")
+    parsed = served.chat.parse(answer(served, [example], max_new_tokens)[0])
+    if parsed.calls or parsed.problems or not parsed.text.strip():
+        return parsed, ()
+    return parsed, (*asked, {"role": "assistant", "content": parsed.text})
+
+
+def opening(with_tools: bool, now: datetime | None = None) -> tuple[Json, ...]:
+    """The developer turns before a prompt, as the embedded rows have them: the tools, then what time it is."""
+    now = now or datetime.now()
+    trigger = "You are a model that can do function calling with the following functions"
+    clock = f"Now is {now:%Y-%m-%dT%H:%M} {now:%A}"
+    texts = (trigger, clock) if with_tools else (clock,)
+    return tuple({"role": "developer", "content": text} for text in texts)
+
+
+def read_tools(path: Path) -> tuple[Mapping[str, Json], ...]:
+    """Tool declarations from a JSON list. Raises InputError naming the file and the place."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; --tools takes a JSON list of declarations")
+    try:
+        tools = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise InputError(f'{path}: expected a JSON list like [{{"type": "function", "function": {{...}}}}]')
+    return tuple(tools)
