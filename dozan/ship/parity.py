@@ -1,0 +1,195 @@
+"""Certificates: an exported file against the model it came from, on the same token ids.
+
+The reference is our own forward pass in fp32 with the adapter beside the base, so a wrong merge, name, norm, scale or
+rope shows as a difference of logits; text and stop ids are compared too. A file that fails is renamed to `.FAILED`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dozan.chat.tokens import BOS
+from dozan.errors import InputError
+from dozan.kernels import trie_attention
+from dozan.model.bundle import Bundle
+from dozan.model.gemma3 import Gemma3
+from dozan.ship import llamacpp
+
+TAIL = 48
+"""Positions compared at the end of each row, fewer where that is too much memory."""
+LOGIT_BYTES = 512 << 20
+"""Memory for one side's logits."""
+PROBE_LINES = (
+    "شغّل ضوء المطبخ واضبط المنبّه على ٧:٣٠ صباحًا.",
+    "أرسل بريدًا إلى ali.hassan@example.com بعنوان \"اجتماع الغد\" الساعة 15:45",
+    "Turn on the kitchen light, set 3.5 degrees; price: 1,250.00 SAR (قيمة مضافة 15%)",
+    "بدي احجز طاولة لـ٤ أشخاص بكرا الساعة ٨ المسا، ومنين فيني وصّل؟",
+    "سطر أول\nسطر ثانٍ\n\n  مسافتان   وثلاث",
+    "🙂 كَيْفَ حَالُكَ؟ — ﷺ «نصّ» …",
+)
+"""Texts that every export is checked on, beside the user's own."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Largest differences allowed. `difference` is in units of the logits' standard deviation, or of 1 below that."""
+
+    difference: float
+    kl: float
+    top1: float
+
+
+GATES = {
+    "f32": Gate(5e-3, 1e-5, 0.99),
+    "f16": Gate(3e-2, 1e-4, 0.98),
+    "bf16": Gate(0.4, 2e-3, 0.93),
+    "q8_0": Gate(0.8, 8e-3, 0.88),
+}
+"""Three to five times what random models of 7 to 13 layers show: they are worse than trained ones, whose logits are
+further apart. llama.cpp's tanh-GELU goes through a table of f16, which alone makes f32 files differ by 2e-3."""
+MERGED_GATE = Gate(1e-4, 1e-7, 0.999)
+
+
+class ExportFailed(InputError):
+    """What was written does not compute what the model computes."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far two models' logits are apart over `positions` positions: natural-log KL from the reference, in nats."""
+
+    positions: int
+    max_abs: float
+    spread: float
+    mean_kl: float
+    max_kl: float
+    top1: float
+
+    def failures(self, gate: Gate) -> list[str]:
+        """What is outside `gate`, in words."""
+        relative = self.max_abs / max(1.0, self.spread)
+        checks = (
+            (relative <= gate.difference, f"logits differ by {relative:.3g} spreads (gate {gate.difference:g})"),
+            (self.mean_kl <= gate.kl, f"mean KL is {self.mean_kl:.3g} nats (gate {gate.kl:g})"),
+            (self.top1 >= gate.top1, f"top-1 agreement is {self.top1:.3f} (gate {gate.top1:g})"),
+        )
+        return [text for good, text in checks if not good]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was compared and found; written beside the file as NAME.parity.json."""
+
+    file: str
+    kind: str
+    bytes: int
+    sha256: str
+    rows: int
+    difference: Difference
+    gate: Gate
+    lines: int
+    lines_equal: int
+    stop_ids: tuple[int, ...]
+    failures: tuple[str, ...]
+
+
+def certify(bundle: Bundle, gguf: str | Path, kind: str, rows: Sequence[Sequence[int]] = (), lines: Sequence[str] = ()
+            ) -> Certificate:  # fmt: skip
+    """Compare a GGUF with the model it came from (weights in fp32) on `rows` of token ids and on the ids of `lines`,
+    beside rows and lines of our own.
+
+    Writes the certificate. Raises ExportFailed, after renaming the file to `.FAILED`, when it is outside its gate.
+    """
+    path = Path(gguf)
+    probes = [*(list(row) for row in rows), *probe_rows(bundle)]
+    tail = max(1, min(TAIL, LOGIT_BYTES // (4 * bundle.config.vocab_size * len(probes))))
+    theirs = llamacpp.logits_of_rows(path, probes, tail)
+    difference = compare(reference_logits(bundle.model, probes, tail), theirs)
+    texts = [*PROBE_LINES, *lines]
+    tokenized = zip(llamacpp.tokenize(path, texts), texts, strict=True)
+    wrong = [text for found, text in tokenized if found != bundle.tokenizer.encode(text)]
+    stops = tuple(bundle.tokenizer.id(token) for token in bundle.chat.stop_tokens)
+    failures = [*difference.failures(GATES[kind]), *_text_failures(path, wrong, stops)]
+    size, equal = path.stat().st_size, len(texts) - len(wrong)
+    certificate = Certificate(path.name, kind, size, file_sha256(path), len(probes), difference, GATES[kind],
+                              len(texts), equal, stops, tuple(failures))  # fmt: skip
+    write_certificate(path.with_suffix(".parity.json"), certificate)
+    if failures:
+        failed = path.replace(path.with_name(path.name + ".FAILED"))
+        raise ExportFailed(f"{failed}: the file does not compute what the model computes: {'; '.join(failures)}")
+    return certificate
+
+
+def _text_failures(path: Path, wrong: Sequence[str], stops: Sequence[int]) -> list[str]:
+    failures = [f"{len(wrong)} texts have other token ids, e.g. {wrong[0][:60]!r}"] if wrong else []
+    deaf = [i for i, ends in zip(stops, llamacpp.ends_generation(path, stops), strict=True) if not ends]
+    return failures + ([f"llama.cpp does not stop at {deaf}"] if deaf else [])
+
+
+def probe_rows(bundle: Bundle) -> list[list[int]]:
+    """<bos> and each probe line, and one row of all lines that is longer than the sliding window."""
+    tokenizer = bundle.tokenizer
+    begin = tokenizer.id(BOS)
+    lines = [tokenizer.encode(line) for line in PROBE_LINES]
+    rows = [[begin, *ids] for ids in lines]
+    text = [i for ids in lines for i in ids]
+    length = min(bundle.config.sliding_window + TAIL, bundle.config.max_position_embeddings - 1)
+    rows.append([begin, *(text * (length // len(text) + 1))[:length]])
+    known = bundle.config.vocab_size
+    return [row for row in rows if max(row) < known]
+
+
+@torch.no_grad()
+def reference_logits(model: Gemma3, rows: Sequence[Sequence[int]], tail: int) -> Iterator[np.ndarray]:
+    """Our logits [min(T, tail), V] of each row's last positions, in fp32. Raises InputError for other weights."""
+    dtype = model.embedding.dtype
+    if dtype != torch.float32:
+        raise InputError(f"parity needs the model in float32, it is in {dtype}: open it with dtype='float32'")
+    model.eval()
+    device, config = model.embedding.device, model.config
+    for row in rows:
+        ids = torch.tensor(row, device=device)
+        position = torch.arange(len(row), device=device)
+        attend = trie_attention(position, torch.full_like(position, len(row)), config.sliding_window, config.scale)
+        yield model.logits(model(ids, position, attend)[-tail:]).cpu().numpy()
+
+
+def compare(ours: Iterable[np.ndarray], theirs: Iterable[np.ndarray]) -> Difference:
+    """Differences over all positions of pairs of [T, V] logits; NaN or infinite logits count as infinitely far."""
+    largest, variances, kls, same = [0.0], [], [], []
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.shape == b.shape, (a.shape, b.shape)
+        gap = np.abs(a - b)
+        largest.append(float(gap.max()) if np.isfinite(gap).all() else float("inf"))
+        variances.append(float(a.var()))
+        kls.append(_kl(a, b))
+        same.append(a.argmax(-1) == b.argmax(-1))
+    kl, top1 = np.concatenate(kls), np.concatenate(same)
+    spread = float(np.mean(variances)) ** 0.5
+    return Difference(len(kl), max(largest), spread, float(kl.mean()), float(kl.max()), float(top1.mean()))
+
+
+def _kl(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """KL(softmax a || softmax b) [T] in nats, in fp64."""
+    log_a, log_b = (torch.from_numpy(x).double().log_softmax(-1) for x in (a, b))
+    kl = (log_a.exp() * (log_a - log_b)).sum(-1).clamp_min(0.0)
+    return kl.nan_to_num(nan=float("inf")).numpy()
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_certificate(path: Path, certificate: object) -> None:
+    """A certificate dataclass as indented JSON."""
+    assert is_dataclass(certificate) and not isinstance(certificate, type)
+    path.write_text(json.dumps(asdict(certificate), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
