@@ -1,0 +1,1 @@
+"""Generator of the embedded Arabic data set "mobile actions"."""
