@@ -1,0 +1,154 @@
+"""Scores predictions against rows: strict, normalised and graded, never one number; and says what went wrong in each.
+
+A call is right only if its name is right. Parallel calls are matched without regard to order (an ordered score stands
+beside). A row that asks for no call is right when none is made and nothing is malformed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from dozan.chat.encode import gold as gold_answer
+from dozan.chat.format import Call, ChatFormat, Parsed
+from dozan.errors import InputError
+from dozan.judge.calls import Schemas, alike, graded, pair_calls, same_call, similar_call
+from dozan.judge.faults import find_faults
+from dozan.judge.summary import ARGUMENT_KINDS, FAULTS, ArgumentScore, CallScore, RowScore, Scores
+from dozan.judge.values import Schema, is_copied, strictly_equal
+from dozan.rows.example import Example, Json
+
+__all__ = ["RowScore", "Scores", "score_row", "score_rows"]
+
+_SHOWN = 20
+
+
+def score_rows(
+    examples: Sequence[Example], predictions: Sequence[str] | Mapping[str, str], chat: ChatFormat | None = None
+) -> Scores:
+    """Scores the generated text of each row, in order or by row id, as `chat` reads it (FunctionGemma's by default).
+
+    Raises InputError when there are no rows, when ids repeat, when a row has no answer to compare with, or when the
+    predictions are not for these rows.
+    """
+    from dozan.chat.functiongemma import FUNCTIONGEMMA
+
+    reader = chat or FUNCTIONGEMMA
+    texts = _aligned(examples, predictions)
+    golds = _golds(examples)
+    rows = zip(examples, golds, texts, strict=True)
+    return Scores(tuple(score_row(example, gold, reader.parse(text), text) for example, gold, text in rows))
+
+
+def score_row(example: Example, gold: Parsed, predicted: Parsed, text: str) -> RowScore:
+    """Scores one row whose prediction `text` was read as `predicted`."""
+    schemas = tool_schemas(example)
+    paired = pair_calls(gold.calls, predicted.calls, schemas)
+    partners = [predicted.calls[paired[i]] if i in paired else None for i in range(len(gold.calls))]
+    call_scores = tuple(_call_score(call, made, schemas) for call, made in zip(gold.calls, partners, strict=True))
+    complete = not predicted.problems and len(gold.calls) == len(predicted.calls)
+    faults = find_faults(gold, predicted, paired, schemas)
+    strict = complete and all(call.strict for call in call_scores)
+    return RowScore(
+        id=example.id,
+        place=example.place,
+        query=_query(example),
+        dialect=str(example.meta.get("dialect") or ""),
+        kind=str(example.meta.get("kind") or ""),
+        gold=gold.calls,
+        gold_text=gold.text,
+        prediction=text,
+        calls=predicted.calls,
+        problems=predicted.problems,
+        strict=strict,
+        strict_ordered=complete and all(map(same_call, gold.calls, predicted.calls)),
+        normalised=complete and all(call.normalised for call in call_scores),
+        tool_name=Counter(call.name for call in gold.calls) == Counter(call.name for call in predicted.calls),
+        graded=graded(gold.calls, predicted.calls, schemas),
+        error=None if strict else min((fault.kind for fault in faults), key=FAULTS.index),
+        faults=faults,
+        call_scores=call_scores,
+        arguments=_argument_scores(example, gold.calls, partners, schemas),
+    )
+
+
+def tool_schemas(example: Example) -> dict[str, Schema]:
+    """Each tool's parameters by its name."""
+    functions = [tool.get("function", tool) for tool in example.tools]
+    return {function["name"]: function.get("parameters") or {} for function in functions}
+
+
+def _aligned(examples: Sequence[Example], predictions: Sequence[str] | Mapping[str, str]) -> list[str]:
+    """The predictions in the order of the rows."""
+    if not examples:
+        raise InputError("no rows to score; give at least one row with an assistant message")
+    repeated = [name for name, times in Counter(example.id for example in examples).items() if times > 1]
+    if repeated:
+        raise InputError(f"row ids repeat: {', '.join(repeated[:_SHOWN])}; give each row its own id")
+    if not isinstance(predictions, Mapping):
+        if len(predictions) != len(examples):
+            raise InputError(f"{len(predictions)} predictions for {len(examples)} rows; give one for each, in order")
+        return list(predictions)
+    ids = [example.id for example in examples]
+    unknown, absent = sorted(predictions.keys() - set(ids)), [name for name in ids if name not in predictions]
+    if unknown or absent:
+        raise InputError(
+            f"the predictions are not for these rows: {len(absent)} rows have none ({', '.join(absent[:5])}), "
+            f"{len(unknown)} are for other rows ({', '.join(unknown[:5])}); give the rows they were made from"
+        )
+    return [predictions[name] for name in ids]
+
+
+def _golds(examples: Sequence[Example]) -> list[Parsed]:
+    golds: list[Parsed] = []
+    errors: list[str] = []
+    for example in examples:
+        try:
+            golds.append(gold_answer(example))
+        except InputError as error:
+            errors.append(str(error))
+    if errors:
+        raise InputError(f"{len(errors)} of {len(examples)} rows cannot be scored:\n" + "\n".join(errors[:_SHOWN]))
+    return golds
+
+
+def _query(example: Example) -> str:
+    texts = [message.get("content") for message in example.messages if message.get("role") == "user"]
+    return str(texts[-1]) if texts else ""
+
+
+def _call_score(gold: Call, predicted: Call | None, schemas: Schemas) -> CallScore:
+    if predicted is None or predicted.name != gold.name:
+        return CallScore(gold.name, False, False, False)
+    return CallScore(gold.name, True, same_call(gold, predicted), similar_call(gold, predicted, schemas))
+
+
+def _argument_scores(
+    example: Example, gold: Sequence[Call], partners: Sequence[Call | None], schemas: Schemas
+) -> tuple[ArgumentScore, ...]:
+    user = "\n".join(str(message.get("content")) for message in example.messages if message.get("role") == "user")
+    scores: list[ArgumentScore] = []
+    for call, made in zip(gold, partners, strict=True):
+        partner = made if made is not None and made.name == call.name else None
+        if not call.arguments:
+            empty = partner is not None and not partner.arguments
+            scores.append(ArgumentScore(call.name, "", "absent", empty, empty))
+        for key, value in call.arguments.items():
+            kind = _given_kind(example, call.name, key) or ("copied" if is_copied(value, user) else "computed")
+            strict = normalised = False
+            if partner is not None and key in partner.arguments:
+                strict = strictly_equal(value, partner.arguments[key])
+                normalised = alike(call, partner, key, schemas)
+            scores.append(ArgumentScore(call.name, key, kind, strict, normalised))
+    return tuple(scores)
+
+
+def _given_kind(example: Example, tool: str, key: str) -> str | None:
+    """What the row's `argument_kinds` says of an argument, under `tool.key` or `key`."""
+    given: Mapping[str, Json] = example.meta.get("argument_kinds") or {}
+    found = given.get(f"{tool}.{key}", given.get(key))
+    if found is not None and found not in ARGUMENT_KINDS:
+        raise InputError(
+            f"{example.place or example.id}: argument_kinds: {key}: {found!r} is not one of {', '.join(ARGUMENT_KINDS)}"
+        )
+    return found

@@ -1,0 +1,226 @@
+"""Scored rows and their summary: every proportion with its n and a Wilson interval, call and no-call rows apart."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from dozan.chat.format import Call
+from dozan.errors import InputError
+from dozan.rows.example import Json
+
+T = TypeVar("T")
+
+FAULTS = (
+    "parse_failure", "missed_call", "false_call", "wrong_name", "off_schema_key", "missing_required", "type_error",
+    "wrong_value", "missing_optional", "extra_argument", "surface_form",
+)  # fmt: skip
+"""What can be wrong, the gravest first; a row's `error` is its gravest. `surface_form` is right once normalised."""
+
+ARGUMENT_KINDS = ("copied", "computed", "absent")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong: `detail` says which (the kind of problem, the tool, `tool.argument`, `gold → made`)."""
+
+    kind: str
+    detail: str
+    gold: Json = None
+    predicted: Json = None
+
+
+@dataclass(frozen=True)
+class CallScore:
+    """A gold call against the predicted call it was matched with."""
+
+    tool: str
+    named: bool
+    strict: bool
+    normalised: bool
+
+
+@dataclass(frozen=True)
+class ArgumentScore:
+    """A gold argument (or a gold call without any: kind "absent", no key); right only under the right name."""
+
+    tool: str
+    key: str
+    kind: str
+    strict: bool
+    normalised: bool
+
+
+@dataclass(frozen=True)
+class Graded:
+    """Counts of (call name, key, value): in common, predicted, gold. A call without arguments counts as one."""
+
+    common: int
+    predicted: int
+    gold: int
+
+
+@dataclass(frozen=True)
+class RowScore:
+    """A row's prediction and all its scores. `error` is its gravest fault's kind, None when strictly right."""
+
+    id: str
+    place: str
+    query: str
+    dialect: str
+    kind: str
+    gold: tuple[Call, ...]
+    gold_text: str
+    prediction: str
+    calls: tuple[Call, ...]
+    problems: tuple[str, ...]
+    strict: bool
+    strict_ordered: bool
+    normalised: bool
+    tool_name: bool
+    graded: Graded
+    error: str | None
+    faults: tuple[Fault, ...]
+    call_scores: tuple[CallScore, ...]
+    arguments: tuple[ArgumentScore, ...]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All rows' scores, in the order of the data."""
+
+    rows: tuple[RowScore, ...]
+
+    def summary(self) -> dict[str, Json]:
+        """Every figure. A proportion over no rows is None; `intervals` holds n, right, low and high (95 %, Wilson)."""
+        with_call = [row for row in self.rows if row.gold]
+        return {
+            **_block(self.rows),
+            "calls": _block(with_call),
+            "no_calls": _block([row for row in self.rows if not row.gold]),
+            "by_dialect": _groups(self.rows, lambda row: row.dialect, _block),
+            "by_kind": _groups(self.rows, lambda row: row.kind, _block),
+            "by_tool": _groups((c for row in self.rows for c in row.call_scores), lambda c: c.tool, _call_block),
+            "by_argument_kind": _by_argument_kind(self.rows),
+            "by_argument": _groups(_arguments(self.rows), lambda a: f"{a.tool}.{a.key}" if a.key else "", _unit_block),
+            "errors": _errors(self.rows),
+        }
+
+    def to_json(self) -> dict[str, Json]:
+        """The summary and every row, as `from_json` reads it."""
+        return {"summary": self.summary(), "rows": [dataclasses.asdict(row) for row in self.rows]}
+
+    @staticmethod
+    def from_json(found: Json, place: str = "scores") -> Scores:
+        """Raises InputError naming `place` when `found` is not what `to_json` wrote."""
+        try:
+            return Scores(tuple(_read_row(row) for row in found["rows"]))
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{place}: not a file of scores ({error!r}); write one with `dozan eval --json`") from None
+
+
+def wilson(right: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """The 95 % interval of a proportion (Wilson 1927); n > 0."""
+    share, spread = right / n, z * z / n
+    middle = share + spread / 2
+    half = z * math.sqrt(share * (1 - share) / n + spread / (4 * n))
+    low, high = (middle - half) / (1 + spread), (middle + half) / (1 + spread)
+    return (0.0 if right == 0 else low, 1.0 if right == n else high)
+
+
+def _block(rows: Sequence[RowScore]) -> dict[str, Json]:
+    """The scores of a group of rows; tool_name is over its call rows."""
+    with_call = [row for row in rows if row.gold]
+    figures = _proportions(
+        {
+            "strict": [row.strict for row in rows],
+            "strict_ordered": [row.strict_ordered for row in rows],
+            "normalised": [row.normalised for row in rows],
+            "parse_failures": [bool(row.problems) for row in rows],
+            "tool_name": [row.tool_name for row in with_call],
+            "missed_calls": [not row.calls for row in with_call],
+            "false_calls": [bool(row.calls) for row in rows if not row.gold],
+        }
+    )
+    return {"n": len(rows), **figures, "graded": _graded([row.graded for row in rows])}
+
+
+def _call_block(calls: Sequence[CallScore]) -> dict[str, Json]:
+    names = {"tool_name": [call.named for call in calls]}
+    return {"n": len(calls), **_proportions({**_right(calls), **names})}
+
+
+def _unit_block(units: Sequence[ArgumentScore]) -> dict[str, Json]:
+    return {"n": len(units), **_proportions(_right(units))}
+
+
+def _right(units: Sequence[CallScore] | Sequence[ArgumentScore]) -> dict[str, list[bool]]:
+    return {"strict": [unit.strict for unit in units], "normalised": [unit.normalised for unit in units]}
+
+
+def _proportions(outcomes: Mapping[str, Sequence[bool]]) -> dict[str, Json]:
+    shares: dict[str, Json] = {name: sum(found) / len(found) if found else None for name, found in outcomes.items()}
+    intervals = {}
+    for name, found in outcomes.items():
+        low, high = wilson(sum(found), len(found)) if found else (None, None)
+        intervals[name] = {"n": len(found), "right": sum(found), "low": low, "high": high}
+    return {**shares, "intervals": intervals}
+
+
+def _graded(parts: Sequence[Graded]) -> dict[str, Json]:
+    """Precision, recall and F1 over all units of all rows; None where there is nothing to divide by."""
+    common, predicted, gold = (sum(getattr(part, name) for part in parts) for name in ("common", "predicted", "gold"))
+    return {
+        "precision": common / predicted if predicted else None,
+        "recall": common / gold if gold else None,
+        "f1": 2 * common / (predicted + gold) if predicted + gold else None,
+        "common": common,
+        "predicted": predicted,
+        "gold": gold,
+    }
+
+
+def _groups(
+    units: Iterable[T], key: Callable[[T], str], block: Callable[[list[T]], dict[str, Json]]
+) -> dict[str, Json]:
+    groups: dict[str, list[T]] = {}
+    for unit in units:
+        groups.setdefault(key(unit), []).append(unit)
+    return {name: block(groups[name]) for name in sorted(groups) if name}
+
+
+def _by_argument_kind(rows: Sequence[RowScore]) -> dict[str, Json]:
+    return {kind: _unit_block([a for a in _arguments(rows) if a.kind == kind]) for kind in ARGUMENT_KINDS}
+
+
+def _arguments(rows: Sequence[RowScore]) -> list[ArgumentScore]:
+    return [argument for row in rows for argument in row.arguments]
+
+
+def _errors(rows: Sequence[RowScore]) -> dict[str, Json]:
+    """For each class: rows whose gravest fault it is, all faults of it, and these by detail, the commonest first."""
+    gravest = Counter(row.error for row in rows)
+    faults = [fault for row in rows for fault in row.faults]
+    found: dict[str, Json] = {}
+    for kind in FAULTS:
+        details = Counter(fault.detail for fault in faults if fault.kind == kind)
+        ordered = sorted(details.items(), key=lambda item: (-item[1], item[0]))
+        found[kind] = {"rows": gravest[kind], "count": details.total(), "by": dict(ordered)}
+    return found
+
+
+def _read_row(found: Mapping[str, Json]) -> RowScore:
+    parts = {
+        "gold": tuple(Call(**call) for call in found["gold"]),
+        "calls": tuple(Call(**call) for call in found["calls"]),
+        "problems": tuple(found["problems"]),
+        "graded": Graded(**found["graded"]),
+        "faults": tuple(Fault(**fault) for fault in found["faults"]),
+        "call_scores": tuple(CallScore(**call) for call in found["call_scores"]),
+        "arguments": tuple(ArgumentScore(**argument) for argument in found["arguments"]),
+    }
+    return RowScore(**{**found, **parts})
