@@ -1,0 +1,273 @@
+"""The training loop, top to bottom: rows, loss, backward, clip, optimiser, log.
+
+The loss of a step is the weighted sum over its supervised tokens divided by the sum of their weights, counted before
+the first forward: however a step is cut into micro-batches, it is the same. Everything random is drawn from
+(seed, step, row), so a resumed run needs no generator's state and repeats the uninterrupted one bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dozan.chat.encode import Tokens
+from dozan.errors import InputError, Interrupted
+from dozan.kernels import supervised_cross_entropy, trie_attention
+from dozan.model.adapter import refresh, set_dropout
+from dozan.model.gemma3 import Gemma3
+from dozan.model.weights import save_adapter
+from dozan.pack import Batch
+from dozan.recipe import Recipe
+from dozan.rows.example import Example
+from dozan.train import run as run_folder
+from dozan.train.live import Event, OnEvent, memory_bytes, reporter
+from dozan.train.optim import clip, set_learning_rate
+from dozan.train.plan import Plan
+from dozan.train.prepare import Base, prepare, write_rows
+from dozan.train.signals import StopRequest
+from dozan.train.state import Progress, Trainee, restore_state, save_state
+
+MOST_SKIPPED = 3
+"""Steps in a row that may be skipped because something was not finite; one more stops the run."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to: losses are a supervised token's, `tokens` the rows' own, `seconds` the steps'."""
+
+    out: Path
+    steps: int
+    final_loss: float | None
+    eval_loss: float | None
+    tokens: int
+    seconds: float
+    skipped_steps: int
+    warmup_steps: int
+    trainable_parameters: int
+    resumed_from: int | None = None
+
+
+class _Stopped(Exception):
+    """A signal arrived while a step was computed; its gradients are dropped."""
+
+
+def train(
+    data: str | Path | Sequence[Example], model: str | Path | None = None, out: str | Path = "output/run",
+    recipe: Recipe | str | None = None, overrides: Sequence[str] = (),
+    eval_data: str | Path | Sequence[Example] | None = None, on_event: OnEvent | None = None, resume: bool = True,
+) -> TrainResult:  # fmt: skip
+    """Train an adapter on rows, or go on with the unfinished run in `out`.
+
+    data, eval_data: a JSONL file or rows; without `eval_data` a share of the sentence patterns (`data.holdout`) is
+    held out and written to `out/data`. model: None for the embedded base, a checkpoint folder or a hub id. recipe: a
+    value, a shipped name or a file; None picks `embedded`, `functiongemma-ar` or `gemma3-12b-trinity` by the model.
+    on_event gets each event as a dict (`event`: plan, note, step, eval, done); without it they are shown.
+
+    Raises InputError for what cannot be used, and Interrupted when a signal stopped the run after its state was saved.
+    """
+    with reporter(on_event) as report:
+        job = prepare(data, model, recipe, overrides, eval_data)
+        for note in job.notes:
+            report({"event": "note", "text": note})
+        model_to_train, out = job.open_model(), Path(out)
+        result = fit(model_to_train, job.plan, out, job.base, report, resume, job.examples)
+        report({"event": "done", **asdict(result)})
+        return result
+
+
+def fit(
+    model: Gemma3, plan: Plan, out: Path, base: Base, report: OnEvent, resume: bool = True,
+    examples: tuple[Sequence[Example], Sequence[Example]] | None = None,
+) -> TrainResult:  # fmt: skip
+    """Train an adapted model by a plan, in the run folder `out`; `examples` (train, held out) are kept there."""
+    trainee = Trainee.of(model, plan.recipe, base.name)
+    run = _describe_run(plan, base)
+    before = run_folder.read_run(out)
+    if before is not None and not resume:
+        raise InputError(f"{out} holds a run already; choose another output folder, or let it resume")
+    if before is not None:
+        run_folder.require_same(out, before["fingerprint"], run["fingerprint"])
+        if before["state"] == "done":
+            report({"event": "note", "text": f"{out} holds this very run, finished: nothing to do"})
+            return TrainResult(**{**before["final"], "out": out})
+    with run_folder.locked(out):
+        adapter_bytes = sum(p.numel() * p.element_size() for _, p in trainee.parameters)
+        run_folder.require_space(out, adapter_bytes, plan.recipe.train.keep_checkpoints)
+        run_folder.write_run(out, run, plan.recipe)
+        for name, rows in zip(("train", "heldout"), examples or (), strict=False):
+            write_rows(out / "data" / f"{name}.jsonl", rows)
+        start = restore_state(trainee, out, report)
+        report(_plan_event(plan, trainee, start.step))
+        with StopRequest() as stop:
+            progress = _loop(trainee, plan, out, start, report, stop)
+        final = TrainResult(
+            out, progress.step, progress.loss, progress.eval_loss, progress.tokens, progress.seconds, progress.skipped,
+            plan.warmup_steps, trainee.size, start.step if before is not None else None,
+        )  # fmt: skip
+        save_adapter(out / "adapter", model, plan.recipe.adapter, base.name)
+        run_folder.write_run(out, run | {"state": "done", "final": {**asdict(final), "out": str(out)}}, plan.recipe)
+    return final
+
+
+def _loop(
+    trainee: Trainee, plan: Plan, out: Path, progress: Progress, report: OnEvent, stop: StopRequest
+) -> Progress:
+    metrics, heldout = out / "metrics.jsonl", plan.pack(plan.heldout)
+    saved = progress.step if progress.step else -1
+    while progress.step < plan.steps:
+        try:
+            progress, event = _timed_step(trainee, plan, progress, stop, report)
+        except _Stopped:
+            _stop(trainee, out, progress, saved, stop)
+        run_folder.append_metrics(metrics, event)
+        report({"event": "step", **event})
+        last = progress.step == plan.steps
+        if heldout and (last or progress.step % plan.eval_steps == 0):
+            progress, event = _evaluated(trainee.model, plan, heldout, progress)
+            run_folder.append_metrics(metrics, event)
+            report({"event": "eval", **event})
+        if last or progress.step % plan.save_steps == 0:
+            save_state(trainee, out, progress)
+            saved = progress.step
+        if stop.requested and not last:
+            _stop(trainee, out, progress, saved, stop)
+    return progress
+
+
+def _timed_step(
+    trainee: Trainee, plan: Plan, progress: Progress, stop: StopRequest, report: OnEvent
+) -> tuple[Progress, Event]:
+    begun, step = time.perf_counter(), progress.step
+    rows, rate = plan.rows_of(step), plan.learning_rate(step)
+    loss, norm, finite = optimiser_step(trainee, plan, step, rate, stop)
+    if not finite:
+        guilty = _not_finite_rows(trainee.model, plan, rows, step)
+        report({"event": "note", "text": f"step {step + 1}: not finite, update skipped; rows: {', '.join(guilty)}"})
+        _require_few_skipped(progress.skipped_in_a_row + 1, guilty, rate)
+    seconds = time.perf_counter() - begun
+    tokens = sum(len(row.ids) for row in rows)
+    progress = replace(
+        progress, step=step + 1, tokens=progress.tokens + tokens, seconds=progress.seconds + seconds,
+        loss=loss if finite else progress.loss, skipped=progress.skipped + (not finite),
+        skipped_in_a_row=0 if finite else progress.skipped_in_a_row + 1,
+    )  # fmt: skip
+    event: Event = {
+        "step": step + 1, "epoch": round((step + 1) / plan.steps_per_epoch, 6), "train/loss": loss,
+        "train/grad_norm": norm, "train/learning_rate": rate, "train/tokens": tokens,
+        "train/seconds": round(seconds, 6), "train/tokens_per_second": round(tokens / seconds, 1),
+        "train/memory_bytes": memory_bytes(),
+    }  # fmt: skip
+    return progress, event if finite else {**event, "train/skipped": True}
+
+
+def optimiser_step(
+    trainee: Trainee, plan: Plan, step: int, rate: float, stop: StopRequest | None = None
+) -> tuple[float, float, bool]:
+    """One step: its loss, gradient norm before clipping, and whether both were finite; if not, nothing was updated."""
+    loss = accumulate(trainee.model, plan, step, stop)
+    norm = clip(trainee.parameters, plan.recipe.train.clip_norm)
+    finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
+    if finite:
+        set_learning_rate(trainee.optimizer, rate)
+        trainee.optimizer.step()
+        refresh(trainee.model)
+    trainee.optimizer.zero_grad(set_to_none=True)
+    return float(loss), float(norm), finite
+
+
+def accumulate(model: Gemma3, plan: Plan, step: int, stop: StopRequest | None = None) -> Tensor:
+    """Add the gradients of step `step` to the adapter; the step's loss, an fp32 scalar."""
+    rows = plan.rows_of(step)
+    total = total_weight(rows)
+    loss = torch.zeros((), device=model.embedding.device)
+    model.train()
+    for batch in plan.pack(rows):
+        part = batch_loss(model, batch, step, plan.recipe.train.recompute == "layers") / total
+        part.backward()
+        loss += part.detach()
+        if stop is not None and stop.requested:
+            model.zero_grad(set_to_none=True)
+            raise _Stopped
+    return loss
+
+
+def total_weight(rows: Sequence[Tokens]) -> float:
+    """The sum of the weights of all supervised tokens of the rows."""
+    total = sum(weight for row in rows for weight in row.weights)
+    assert total > 0, "a step without a supervised token"
+    return total
+
+
+def batch_loss(model: Gemma3, batch: Batch, step: int = 0, recompute: bool = False) -> Tensor:
+    """The weighted sum of the losses of a batch's supervised tokens, an fp32 scalar; `step` draws the dropout."""
+    batch, config = batch.to(model.embedding.device), model.config
+    set_dropout(model, batch.rows, batch.row_starts, step)
+    attend = trie_attention(batch.position, batch.end, config.sliding_window, config.scale)
+    hidden = model(batch.ids, batch.position, attend, recompute)
+    return supervised_cross_entropy(hidden.index_select(0, batch.at), model.embedding, batch.target, batch.weight)
+
+
+@torch.no_grad()
+def evaluation_loss(model: Gemma3, batches: Sequence[Batch]) -> float:
+    """The weighted mean loss over all supervised tokens of the batches, without dropout."""
+    model.eval()
+    total = sum(float(batch.weight.double().sum()) for batch in batches)
+    return sum(float(batch_loss(model, batch)) for batch in batches) / total
+
+
+def _evaluated(model: Gemma3, plan: Plan, heldout: Sequence[Batch], progress: Progress) -> tuple[Progress, Event]:
+    begun = time.perf_counter()
+    loss = evaluation_loss(model, heldout)
+    seconds = round(time.perf_counter() - begun, 6)
+    epoch = round(progress.step / plan.steps_per_epoch, 6)
+    event: Event = {"step": progress.step, "epoch": epoch, "eval/loss": loss, "eval/seconds": seconds}
+    return replace(progress, eval_loss=loss), event
+
+
+@torch.no_grad()
+def _not_finite_rows(model: Gemma3, plan: Plan, rows: Sequence[Tokens], step: int) -> list[str]:
+    """The rows whose own loss is not finite; all of them when the fault shows only in the gradients."""
+    alone = ((row, batch) for row in rows for batch in plan.pack([row]))
+    guilty = [row.row for row, batch in alone if not torch.isfinite(batch_loss(model, batch, step))]
+    return guilty or [row.row for row in rows]
+
+
+def _require_few_skipped(in_a_row: int, guilty: Sequence[str], rate: float) -> None:
+    if in_a_row >= MOST_SKIPPED:
+        raise InputError(
+            f"the loss or its gradient was not finite in {in_a_row} steps in a row, last in rows {', '.join(guilty)}; "
+            f"no update was made from them. Look at these rows, or lower train.learning_rate (now {rate:g})"
+        )
+
+
+def _stop(trainee: Trainee, out: Path, progress: Progress, saved: int, stop: StopRequest) -> None:
+    if progress.step > saved:
+        save_state(trainee, out, progress)
+    raise Interrupted(
+        f"{stop.requested}: stopped after step {progress.step}, saved in {out}; the same command goes on from there"
+    )
+
+
+def _describe_run(plan: Plan, base: Base) -> dict[str, Any]:
+    return {
+        "base": base.name, "base_sha256": base.sha256, "chat": base.chat, "recipe": plan.recipe.model_dump(mode="json"),
+        "versions": run_folder.versions(), "steps": plan.steps, "warmup_steps": plan.warmup_steps,
+        "packing": plan.packing, "rows": len(plan.rows), "heldout_rows": len(plan.heldout), "tokens": plan.tokens,
+        "notes": list(plan.notes), "state": "running", "final": None,
+        "fingerprint": run_folder.fingerprint(plan.recipe, plan.rows, plan.heldout, base.sha256),
+    }  # fmt: skip
+
+
+def _plan_event(plan: Plan, trainee: Trainee, first: int) -> Event:
+    return {
+        "event": "plan", "recipe": plan.recipe.name, "rows": len(plan.rows), "heldout": len(plan.heldout),
+        "tokens": plan.tokens, "supervised": plan.supervised, "sharing": plan.sharing(), "steps": plan.steps,
+        "first": first, "batch_size": plan.recipe.train.batch_size, "warmup_steps": plan.warmup_steps,
+        "trainable": trainee.size, "notes": list(plan.notes), "log_steps": plan.recipe.train.log_steps,
+    }  # fmt: skip

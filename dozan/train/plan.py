@@ -1,0 +1,111 @@
+"""The plan of a run: how many steps, which rows each takes, and how a step's rows are packed."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from dozan.chat.encode import Tokens
+from dozan.errors import InputError
+from dozan.pack import Batch, Packing, pack_rows
+from dozan.recipe import Recipe
+from dozan.train.optim import learning_rate, warmup_of
+
+_SAMPLED_STEPS = 16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is decided before the first step; the same recipe and rows give the same plan."""
+
+    recipe: Recipe
+    rows: tuple[Tokens, ...]
+    heldout: tuple[Tokens, ...]
+    packing: Packing
+    steps: int
+    steps_per_epoch: int
+    warmup_steps: int
+    notes: tuple[str, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the training rows, each counted once."""
+        return sum(len(row.ids) for row in self.rows)
+
+    @property
+    def supervised(self) -> int:
+        """Tokens of the training rows that the loss sees."""
+        return sum(weight > 0 for row in self.rows for weight in row.weights)
+
+    @property
+    def eval_steps(self) -> int:
+        """Steps between two evaluations of the loss on held-out rows."""
+        return self.recipe.train.eval_steps or self.steps_per_epoch
+
+    @property
+    def save_steps(self) -> int:
+        """Steps between two checkpoints."""
+        return self.recipe.train.save_steps or self.steps_per_epoch
+
+    def rows_of(self, step: int) -> list[Tokens]:
+        """The rows of optimiser step `step` (from 0): the next of the epoch's seeded shuffle."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        size = self.recipe.train.batch_size
+        order = _order(self.recipe.train.seed, epoch, len(self.rows))
+        return [self.rows[i] for i in order[place * size : (place + 1) * size]]
+
+    def learning_rate(self, step: int) -> float:
+        """The rate of optimiser step `step`."""
+        return learning_rate(step, self.steps, self.warmup_steps, self.recipe.train)
+
+    def pack(self, rows: Sequence[Tokens]) -> list[Batch]:
+        """The micro-batches of a step: at most `micro_batch_size` rows and `pack_tokens` tokens each."""
+        train = self.recipe.train
+        # Rows that share a prefix should meet in one micro-batch.
+        ordered = sorted(rows, key=lambda row: row.ids) if self.packing == "tries" else rows
+        size = train.micro_batch_size or max(1, len(ordered))
+        chunks = (ordered[i : i + size] for i in range(0, len(ordered), size))
+        return [batch for chunk in chunks for batch in pack_rows(chunk, self.packing, train.pack_tokens)]
+
+    def sharing(self) -> float:
+        """Tokens of the rows for each token computed, over the first steps."""
+        batches = [batch for s in range(min(self.steps, _SAMPLED_STEPS)) for batch in self.pack(self.rows_of(s))]
+        return sum(batch.tokens for batch in batches) / sum(len(batch) for batch in batches)
+
+
+def make_plan(recipe: Recipe, rows: Sequence[Tokens], heldout: Sequence[Tokens] = ()) -> Plan:
+    """Decide the steps, warm-up and packing; what differs from the recipe is in `notes`.
+
+    Raises InputError when there is no row to train on.
+    """
+    if not rows:
+        raise InputError("no rows to train on; give at least one, or lower data.holdout")
+    train = recipe.train
+    per_epoch = math.ceil(len(rows) / train.batch_size)
+    # The small number keeps 0.1 x 30 at 3 steps.
+    steps = train.max_steps or max(1, math.ceil(train.epochs * per_epoch - 1e-9))
+    plan = Plan(recipe, tuple(rows), tuple(heldout), recipe.pack, steps, per_epoch, 0, ())
+    return _settle(replace(plan, warmup_steps=warmup_of(train.warmup_steps, steps)))
+
+
+def _settle(plan: Plan) -> Plan:
+    recipe, notes, packing = plan.recipe, [], plan.packing
+    if plan.warmup_steps < recipe.train.warmup_steps:
+        notes.append(
+            f"warm-up takes {plan.warmup_steps} steps instead of {recipe.train.warmup_steps}: "
+            f"a tenth of {plan.steps}, so that the peak rate is reached"
+        )
+    if recipe.adapter.dropout and packing == "tries":
+        packing = "paths"
+        notes.append("with adapter.dropout each row draws its own: rows are packed as paths and share no prefix")
+    return replace(plan, packing=packing, notes=tuple(notes))
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
+    order = list(range(count))
+    random.Random(f"{seed}:{epoch}").shuffle(order)
+    return tuple(order)

@@ -1,0 +1,147 @@
+"""From what the user names to a job: the recipe, the rows split and encoded, the plan, and the base that it trains."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import dozan
+from dozan.chat import chat_format, detect_chat
+from dozan.chat.encode import Tokens, encode_rows
+from dozan.chat.format import ChatFormat
+from dozan.chat.tokenizer import Tokenizer
+from dozan.errors import InputError
+from dozan.model.adapter import attach
+from dozan.model.bundle import open_model
+from dozan.model.gemma3 import Gemma3
+from dozan.model.weights import read_config, resolve_model
+from dozan.recipe import Recipe, load_recipe, override
+from dozan.rows.example import Example
+from dozan.rows.readers import read_rows
+from dozan.rows.splits import split_rows
+from dozan.train.checkpoint import write_text
+from dozan.train.plan import Plan, make_plan
+from dozan.train.run import hash_base
+
+EMBEDDED = "dozan:embedded"
+Rows = str | Path | Sequence[Example]
+
+
+@dataclass(frozen=True)
+class Base:
+    """What is trained: its name in run.json, the hash of its files, and the chat format of the rows."""
+
+    name: str
+    sha256: str
+    chat: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a run needs, checked; only the weights are not read yet. `examples` are (train, held out)."""
+
+    plan: Plan
+    base: Base
+    folder: Path
+    examples: tuple[Sequence[Example], Sequence[Example]]
+    notes: tuple[str, ...]
+
+    def open_model(self) -> Gemma3:
+        """The base with a fresh adapter, on the device that trains it."""
+        recipe = self.plan.recipe
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model = open_model(self.folder, _dtype(recipe, device), with_adapter=False, chat=self.base.chat).model.to(device)
+        attach(model, recipe.adapter, recipe.train.seed)
+        return model
+
+
+def prepare(
+    data: Rows, model: str | Path | None, recipe: Recipe | str | None, overrides: Sequence[str], eval_data: Rows | None
+) -> Job:
+    """Check all that was given before anything is written or any weight is read; InputError for what cannot be used."""
+    name = str(model or EMBEDDED)
+    if any((Path(name) / file).is_file() for file in ("run.json", "adapter_config.json")):
+        raise InputError(f"model {name} is an adapter; merge it into a checkpoint first: dozan merge {name} --out FOLDER")
+    folder = resolve_model(name)
+    tokenizer = Tokenizer.load(folder)
+    chosen = choose_recipe(folder, tokenizer, recipe, overrides)
+    chat = detect_chat(tokenizer) if chosen.chat == "auto" else chat_format(chosen.chat)
+    examples, notes = _rows(data, eval_data, chosen)
+    plan = make_plan(chosen, *_encode(examples, chat, tokenizer, folder, chosen))
+    base = Base(_base_name(name, folder), hash_base(folder), chat.name)
+    return Job(plan, base, folder, examples, notes)
+
+
+def choose_recipe(
+    folder: Path, tokenizer: Tokenizer, recipe: Recipe | str | None, overrides: Sequence[str]
+) -> Recipe:
+    """The recipe that was given, by name or as a value, else the one that suits the model; with the overrides."""
+    if isinstance(recipe, Recipe):
+        return override(recipe, overrides)
+    return load_recipe(recipe or default_recipe(folder, tokenizer), overrides)
+
+
+def default_recipe(folder: Path, tokenizer: Tokenizer) -> str:
+    """The shipped recipe for a base: by whether it is the embedded one, then by its chat format."""
+    if _is_embedded(folder):
+        return "embedded"
+    return "functiongemma-ar" if detect_chat(tokenizer).name == "functiongemma" else "gemma3-12b-trinity"
+
+
+def write_rows(path: Path, examples: Sequence[Example]) -> None:
+    """Write rows as JSONL that `read_rows` reads back."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = ({"id": e.id, "tools": list(e.tools), "messages": list(e.messages), **e.meta} for e in examples)
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _rows(
+    data: Rows, eval_data: Rows | None, recipe: Recipe
+) -> tuple[tuple[Sequence[Example], Sequence[Example]], tuple[str, ...]]:
+    examples = _read(data)
+    if not examples:
+        raise InputError("no rows to train on; give at least one")
+    if eval_data is not None:
+        return (examples, _read(eval_data)), ()
+    if recipe.data.holdout == 0:
+        return (examples, []), ()
+    train, heldout = split_rows(examples, recipe.data.holdout, recipe.train.seed)
+    if not train or not heldout:
+        note = "the rows share one sentence pattern, so none are held out; give evaluation rows to measure the loss on"
+        return (examples, []), (note,)
+    return (train, heldout), (f"{len(heldout)} of {len(examples)} rows are held out, by sentence pattern",)
+
+
+def _read(data: Rows) -> Sequence[Example]:
+    return read_rows(data) if isinstance(data, str | Path) else list(data)
+
+
+def _encode(
+    examples: tuple[Sequence[Example], Sequence[Example]], chat: ChatFormat, tokenizer: Tokenizer, folder: Path,
+    recipe: Recipe,
+) -> list[list[Tokens]]:  # fmt: skip
+    limit = min(recipe.data.max_tokens, read_config(folder).max_position_embeddings)
+    return [encode_rows(part, chat, tokenizer, limit) for part in examples]
+
+
+def _dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
+    asked = recipe.train.dtype
+    if asked == "auto":
+        # is_bf16_supported() is true where bf16 is emulated; the capability tells.
+        fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+        return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if asked == "bfloat16" else torch.float32
+
+
+def _is_embedded(folder: Path) -> bool:
+    return folder.resolve() == Path(dozan.EMBEDDED_BASE).resolve()
+
+
+def _base_name(name: str, folder: Path) -> str:
+    if _is_embedded(folder):
+        return EMBEDDED
+    return str(Path(name).resolve()) if Path(name).exists() else name

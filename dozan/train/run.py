@@ -1,0 +1,161 @@
+"""The run folder: run.json, recipe.yaml, metrics.jsonl, the lock, and the fingerprint that a resume must match."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+import platform
+import shutil
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from dozan.chat.encode import Tokens
+from dozan.errors import InputError
+from dozan.recipe import Recipe, dump
+from dozan.train.checkpoint import sha256, write_text
+
+MAY_CHANGE = ("save_steps", "log_steps", "eval_steps", "keep_checkpoints")
+"""Settings of `train` that a resumed run may have otherwise: they change no weight."""
+
+_LOCK = ".lock"
+_BYTES_FREE = 50 * 2**20
+
+
+def read_run(out: Path) -> dict[str, Any] | None:
+    """run.json of a run folder, None for a folder that is absent or empty.
+
+    Raises InputError for a folder that holds something else, or a run.json that cannot be read.
+    """
+    if not out.exists():
+        return None
+    if not out.is_dir():
+        raise InputError(f"{out} is a file; choose another output folder")
+    path = out / "run.json"
+    if not path.is_file():
+        if any(entry.name != _LOCK for entry in out.iterdir()):
+            raise InputError(f"{out} holds something that is not a run; choose another output folder, or empty it")
+        return None
+    try:
+        run = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path} is not readable ({error}); choose another output folder, or remove {out}") from None
+    if not isinstance(run, dict) or "fingerprint" not in run:
+        raise InputError(f"{path} was not written by a training run; choose another output folder")
+    return run
+
+
+def write_run(out: Path, run: Mapping[str, Any], recipe: Recipe) -> None:
+    """Write run.json and recipe.yaml, each whole or not at all."""
+    write_text(out / "recipe.yaml", dump(recipe))
+    write_text(out / "run.json", json.dumps(run, ensure_ascii=False, indent=1))
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold the run folder for this process. Raises InputError, naming the holder, when another one has it."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / _LOCK).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip()
+            raise InputError(f"{out} is in use by {holder}; wait for it or choose another folder") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def fingerprint(recipe: Recipe, rows: Sequence[Tokens], heldout: Sequence[Tokens], base: str) -> dict[str, str]:
+    """What decides the weights, by name: every hyper-parameter, and hashes of the rows and of the base."""
+    settings = recipe.model_dump(mode="json", exclude={"name", "score", "data"})
+    settings["train"] = {k: v for k, v in settings["train"].items() if k not in MAY_CHANGE}
+    flat = {
+        f"{section}.{key}" if key else section: json.dumps(value)
+        for section, values in settings.items()
+        for key, value in (values.items() if isinstance(values, dict) else [("", values)])
+    }
+    return flat | {"rows": hash_rows(rows), "heldout rows": hash_rows(heldout), "base": base}
+
+
+def hash_rows(rows: Sequence[Tokens]) -> str:
+    """SHA-256 over the rows' ids, tokens and weights, in order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps([row.row, row.ids, row.weights]).encode())
+    return digest.hexdigest()
+
+
+def hash_base(folder: Path) -> str:
+    """SHA-256 over a checkpoint folder's config and weight files."""
+    files = sorted([folder / "config.json", *folder.glob("*.safetensors")])
+    lines = (f"{path.name} {sha256(path)}" for path in files if path.is_file())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def require_same(out: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Raise InputError that shows each difference between the run in `out` and what was asked for now."""
+    differing = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
+    if not differing:
+        return
+    lines = [f"  {key}: the run has {_short(before.get(key))}, now {_short(now.get(key))}" for key in differing]
+    raise InputError(
+        f"{out} holds a run that differs:\n" + "\n".join(lines) + "\n"
+        "give the same settings, rows and base to go on with it, or choose another output folder; "
+        f"only {', '.join(f'train.{key}' for key in MAY_CHANGE)} may change"
+    )
+
+
+def keep_metrics(path: Path, step: int) -> None:
+    """Cut metrics.jsonl after `step`, so that a resumed run leaves neither gaps nor repeats."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            break
+        if record["step"] > step:
+            break
+        kept.append(line + "\n")
+    write_text(path, "".join(kept))
+
+
+def append_metrics(path: Path, record: Mapping[str, Any]) -> None:
+    """Add one line; a figure that is not finite is written as null, as JSON has it."""
+    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(plain, ensure_ascii=False) + "\n")
+
+
+def require_space(out: Path, adapter_bytes: int, keep: int) -> None:
+    """Raise InputError unless the disk has room for the checkpoints (adapter and two moments each) and the adapter."""
+    needed = (keep + 1) * 3 * adapter_bytes + adapter_bytes + _BYTES_FREE
+    free = shutil.disk_usage(out).free
+    if free < needed:
+        raise InputError(
+            f"{out}: {free / 2**20:.0f} MiB are free and the run needs {needed / 2**20:.0f} MiB; "
+            "free some space, choose another disk, or lower train.keep_checkpoints"
+        )
+
+
+def versions() -> dict[str, str]:
+    """The versions that a run depends on."""
+    return {"python": platform.python_version()} | {
+        name: metadata.version(name) for name in ("torch", "tokenizers", "safetensors")
+    }
+
+
+def _short(value: str | None) -> str:
+    if value is None:
+        return "nothing"
+    return f"{value[:12]}…" if len(value) == 64 else value

@@ -1,0 +1,83 @@
+"""What a run changes, saved and restored: the adapter, the optimiser's moments, and where the run stands."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from dozan.model.adapter import adapter_parameters, refresh
+from dozan.model.gemma3 import Gemma3
+from dozan.model.weights import load_adapter, save_adapter
+from dozan.recipe import Recipe
+from dozan.train.checkpoint import newest_valid, save_checkpoint
+from dozan.train.live import OnEvent
+from dozan.train.optim import Named, load_optimizer_tensors, make_optimizer, optimizer_tensors
+from dozan.train.run import keep_metrics
+
+OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands after `step` optimiser steps: with the adapter and the moments, all that a resume needs."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    loss: float | None = None
+    eval_loss: float | None = None
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """What the loop changes: the adapted model and its optimiser; and what it needs to save them."""
+
+    model: Gemma3
+    parameters: Named
+    optimizer: torch.optim.AdamW
+    recipe: Recipe
+    base_name: str
+
+    @staticmethod
+    def of(model: Gemma3, recipe: Recipe, base_name: str) -> Trainee:
+        """The adapted `model` with a fresh optimiser."""
+        parameters = adapter_parameters(model)
+        return Trainee(model, parameters, make_optimizer(parameters, recipe.train), recipe, base_name)
+
+    @property
+    def size(self) -> int:
+        """Trained parameters."""
+        return sum(parameter.numel() for _, parameter in self.parameters)
+
+
+def save_state(trainee: Trainee, out: Path, progress: Progress) -> None:
+    """Write a checkpoint of the run in `out`."""
+
+    def write(folder: Path) -> None:
+        save_adapter(folder, trainee.model, trainee.recipe.adapter, trainee.base_name)
+        save_file(optimizer_tensors(trainee.optimizer, trainee.parameters), folder / OPTIMIZER)
+        (folder / STATE).write_text(json.dumps(asdict(progress), indent=1), encoding="utf-8")
+
+    save_checkpoint(out / "checkpoints", progress.step, write, trainee.recipe.train.keep_checkpoints)
+
+
+def restore_state(trainee: Trainee, out: Path, report: OnEvent) -> Progress:
+    """Load the newest valid checkpoint, if any, and cut the metrics to its step."""
+    found = newest_valid(out / "checkpoints")
+    for line in found.skipped:
+        report({"event": "note", "text": f"skipped checkpoint {line}"})
+    keep_metrics(out / "metrics.jsonl", found.step)
+    if found.folder is None:
+        refresh(trainee.model)
+        return Progress()
+    load_adapter(found.folder, trainee.model)
+    load_optimizer_tensors(trainee.optimizer, trainee.parameters, load_file(found.folder / OPTIMIZER))
+    refresh(trainee.model)
+    report({"event": "note", "text": f"resuming from step {found.step}"})
+    return Progress(**json.loads((found.folder / STATE).read_bytes()))
