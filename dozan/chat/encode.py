@@ -92,7 +92,9 @@ def _tokens(
     bos = tokenizer.id(BOS)
     assert ids[0] == bos and ids.count(bos) == 1, f"{_name(example)}: exactly one {BOS} must come first"
     stops = {tokenizer.id(token) for token in chat.stop_tokens if tokenizer.has(token)}
-    assert _stops(ids, spans, weights, rendered.trained, stops), f"{_name(example)}: a trained span lacks its stop"
+    assert _stops(ids, spans, weights, rendered.trained, stops), (
+        f"{_name(example)}: a trained span must end in its only stop token"
+    )
     return Tokens(example.id, tuple(ids), weights)
 
 
@@ -114,9 +116,8 @@ def _stops(
     ids: Sequence[int], spans: Sequence[Span], weights: Sequence[float], trained: Sequence[Span], stops: set[int]
 ) -> bool:
     """Whether each trained span ends in a supervised stop token, and holds no other."""
-    ends = {end for _, end in trained}
-    at_end = [i in stops for i, (_, end), weight in zip(ids, spans, weights, strict=True) if weight and end in ends]
-    return len(at_end) == len(trained) and all(at_end)
+    stopped = [end for i, (_, end), weight in zip(ids, spans, weights, strict=True) if weight and i in stops]
+    return stopped == [end for _, end in trained]
 
 
 def _last_assistant(example: Example) -> int | None:
