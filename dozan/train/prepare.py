@@ -54,7 +54,8 @@ class Job:
         """The base with a fresh adapter, on the device that trains it."""
         recipe = self.plan.recipe
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = open_model(self.folder, _dtype(recipe, device), with_adapter=False, chat=self.base.chat).model.to(device)
+        bundle = open_model(self.folder, _dtype(recipe, device), with_adapter=False, chat=self.base.chat)
+        model = bundle.model.to(device)
         attach(model, recipe.adapter, recipe.train.seed)
         return model
 
@@ -65,7 +66,7 @@ def prepare(
     """Check all that was given before anything is written or any weight is read; InputError for what cannot be used."""
     name = str(model or EMBEDDED)
     if any((Path(name) / file).is_file() for file in ("run.json", "adapter_config.json")):
-        raise InputError(f"model {name} is an adapter; merge it into a checkpoint first: dozan merge {name} --out FOLDER")
+        raise InputError(f"model {name} is an adapter; merge it into a checkpoint first: dozan merge {name} --out DIR")
     folder = resolve_model(name)
     tokenizer = Tokenizer.load(folder)
     chosen = choose_recipe(folder, tokenizer, recipe, overrides)
