@@ -6,14 +6,15 @@ import io
 import json
 from functools import lru_cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from dozan.chat.tokenizer import Tokenizer
+from dozan.model.adapter import adapted, attach
 from dozan.model.gemma3 import Gemma3, Gemma3Config
+from dozan.model.weights import load_model, save_adapter
+from dozan.recipe import AdapterRecipe
 
 GOLDEN = Path(__file__).parent / "golden"
 SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>"]
@@ -124,10 +125,18 @@ def make_folder(out: Path, seed: int = 0, sentencepiece: bool = True, extra: int
     return out
 
 
-def simple_bundle(folder: Path) -> SimpleNamespace:
-    """What the writers need of a Bundle, from a folder of `make_folder`."""
-    raw = json.loads((folder / "config.json").read_text())
-    config = Gemma3Config.from_json(raw)
-    chat = SimpleNamespace(stop_tokens=("<eos>", "<end_of_turn>", "<start_function_response>"))
-    return SimpleNamespace(model=random_model(config), config=config, tokenizer=Tokenizer.load(folder), chat=chat,
-                           base_folder=folder, adapter_folder=None)  # fmt: skip
+def make_run(out: Path, base: Path, seed: int = 1, **recipe: Any) -> Path:
+    """A finished run's folder: run.json and a trained-looking adapter over `base`."""
+    settings = AdapterRecipe(rank=4, alpha=8.0, **recipe)
+    model = load_model(base)
+    attach(model, settings, seed)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for _, linear in adapted(model):
+            linear.lora_B.normal_(0.0, 0.1)
+            if linear.magnitude is not None:
+                linear.magnitude.mul_(1 + 0.2 * torch.randn_like(linear.magnitude))
+    out.mkdir(parents=True)
+    save_adapter(out / "adapter", model, settings, str(base))
+    (out / "run.json").write_text(json.dumps({"base": str(base)}))
+    return out

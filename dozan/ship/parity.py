@@ -45,7 +45,14 @@ class Gate:
     kl: float
     top1: float
 
+    def at_depth(self, layers: int) -> Gate:
+        """Rounding adds up over layers: beyond DEPTH differences may grow in proportion, KL with their square."""
+        factor = max(1.0, layers / DEPTH)
+        return Gate(self.difference * factor, self.kl * factor**2, self.top1)
 
+
+DEPTH = 18
+"""Layers up to which the gates hold as they stand."""
 GATES = {
     "f32": Gate(5e-3, 1e-5, 0.99),
     "f16": Gate(3e-2, 1e-4, 0.98),
@@ -108,23 +115,35 @@ def certify(bundle: Bundle, gguf: str | Path, kind: str, rows: Sequence[Sequence
     Writes the certificate. Raises ExportFailed, after renaming the file to `.FAILED`, when it is outside its gate.
     """
     path = Path(gguf)
+    _check_dtype(bundle.model)
     probes = [*(list(row) for row in rows), *probe_rows(bundle)]
+    try:
+        certificate = _measure(bundle, path, kind, probes, [*PROBE_LINES, *lines])
+    except InputError as error:
+        raise ExportFailed(f"{_mark_failed(path)}: llama.cpp cannot run the file: {error}") from error
+    write_certificate(path.with_suffix(".parity.json"), certificate)
+    if certificate.failures:
+        reasons = "; ".join(certificate.failures)
+        raise ExportFailed(f"{_mark_failed(path)}: the file does not compute what the model computes: {reasons}")
+    return certificate
+
+
+def _measure(bundle: Bundle, path: Path, kind: str, probes: list[list[int]], texts: list[str]) -> Certificate:
     tail = max(1, min(TAIL, LOGIT_BYTES // (4 * bundle.config.vocab_size * len(probes))))
     theirs = llamacpp.logits_of_rows(path, probes, tail)
     difference = compare(reference_logits(bundle.model, probes, tail), theirs)
-    texts = [*PROBE_LINES, *lines]
     tokenized = zip(llamacpp.tokenize(path, texts), texts, strict=True)
     wrong = [text for found, text in tokenized if found != bundle.tokenizer.encode(text)]
     stops = tuple(bundle.tokenizer.id(token) for token in bundle.chat.stop_tokens)
-    failures = [*difference.failures(GATES[kind]), *_text_failures(path, wrong, stops)]
+    gate = GATES[kind].at_depth(bundle.config.num_hidden_layers)
+    failures = [*difference.failures(gate), *_text_failures(path, wrong, stops)]
     size, equal = path.stat().st_size, len(texts) - len(wrong)
-    certificate = Certificate(path.name, kind, size, file_sha256(path), len(probes), difference, GATES[kind],
-                              len(texts), equal, stops, tuple(failures))  # fmt: skip
-    write_certificate(path.with_suffix(".parity.json"), certificate)
-    if failures:
-        failed = path.replace(path.with_name(path.name + ".FAILED"))
-        raise ExportFailed(f"{failed}: the file does not compute what the model computes: {'; '.join(failures)}")
-    return certificate
+    return Certificate(path.name, kind, size, file_sha256(path), len(probes), difference, gate,
+                       len(texts), equal, stops, tuple(failures))  # fmt: skip
+
+
+def _mark_failed(path: Path) -> Path:
+    return path.replace(path.with_name(path.name + ".FAILED"))
 
 
 def _text_failures(path: Path, wrong: Sequence[str], stops: Sequence[int]) -> list[str]:
@@ -146,12 +165,16 @@ def probe_rows(bundle: Bundle) -> list[list[int]]:
     return [row for row in rows if max(row) < known]
 
 
-@torch.no_grad()
-def reference_logits(model: Gemma3, rows: Sequence[Sequence[int]], tail: int) -> Iterator[np.ndarray]:
-    """Our logits [min(T, tail), V] of each row's last positions, in fp32. Raises InputError for other weights."""
+def _check_dtype(model: Gemma3) -> None:
     dtype = model.embedding.dtype
     if dtype != torch.float32:
         raise InputError(f"parity needs the model in float32, it is in {dtype}: open it with dtype='float32'")
+
+
+@torch.no_grad()
+def reference_logits(model: Gemma3, rows: Sequence[Sequence[int]], tail: int) -> Iterator[np.ndarray]:
+    """Our logits [min(T, tail), V] of each row's last positions, in fp32. Raises InputError for other weights."""
+    _check_dtype(model)
     model.eval()
     device, config = model.embedding.device, model.config
     for row in rows:
