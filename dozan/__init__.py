@@ -10,7 +10,7 @@ from dozan.errors import InputError
 
 if TYPE_CHECKING:
     from dozan.demo import demo
-    from dozan.judge.evaluate import evaluate
+    from dozan.ship.served import evaluate
     from dozan.ship.export import export
     from dozan.ship.merge import merge
     from dozan.train.loop import train
@@ -22,7 +22,7 @@ EMBEDDED_BASE: str = str(Path(__file__).parent / "assets" / "base")
 
 __all__ = ["EMBEDDED_BASE", "InputError", "__version__", "demo", "evaluate", "export", "merge", "train"]
 
-_HOMES = {"evaluate": "dozan.judge.evaluate", "export": "dozan.ship.export", "merge": "dozan.ship.merge"}
+_HOMES = {"evaluate": "dozan.ship.served", "export": "dozan.ship.export", "merge": "dozan.ship.merge"}
 _CALLABLE_MODULES = ("demo", "train")
 
 

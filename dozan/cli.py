@@ -74,15 +74,14 @@ def train(
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the whole recipe and leave.")] = False,
 ) -> None:
     """Train an adapter on rows and score it on held-out rows."""
-    from dozan.recipe import dump, load_recipe
-
-    chosen = load_recipe(recipe or default_recipe(model), settings or [])
     if print_config:
-        typer.echo(dump(chosen), nl=False)
-        return
-    if data is None:
+        from dozan.recipe import dump, load_recipe
+
+        typer.echo(dump(load_recipe(recipe or _recipe_of(model), settings or ())), nl=False)
+    elif data is None:
         raise InputError("--data is missing: name a JSONL file of rows, for example --data rows.jsonl")
-    dozan.train(model=model, data=data, out=out, recipe=chosen, eval_data=eval_data)
+    else:
+        dozan.train(data, model, out, recipe, settings or (), eval_data)
 
 
 @app.command("eval")
@@ -142,9 +141,16 @@ def run(
     chat(model, prompt, tools, max_new_tokens)
 
 
-def default_recipe(model: str) -> str:
+def _recipe_of(model: str) -> str:
     """The shipped recipe of a model for which none is named."""
-    return "embedded" if Path(model).resolve() == Path(dozan.EMBEDDED_BASE) else "functiongemma-ar"
+    if model == dozan.EMBEDDED_BASE:
+        return "embedded"
+    from dozan.chat.tokenizer import Tokenizer
+    from dozan.model.hub import resolve_model
+    from dozan.train.prepare import default_recipe
+
+    folder = resolve_model(model)
+    return default_recipe(folder, Tokenizer.load(folder))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -93,10 +93,10 @@ def demo(out: str | Path = "output/demo", fresh: bool = False) -> None:
 
 def open_stages(out: Path, fresh: bool) -> Stages:
     """The stages of an earlier demo in `out` that ran on the same base, rows and recipe; anything else is refused."""
-    now = fingerprint()
     mark = out / MARK
-    if out.is_dir() and any(out.iterdir()) and not mark.is_file():
+    if out.exists() and not mark.is_file() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"{out} holds something that is no demo; choose another folder with --out")
+    now = fingerprint()
     found = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else {}
     if fresh and found:
         shutil.rmtree(out)
@@ -134,7 +134,7 @@ def check(training: Sequence[Example], test: Sequence[Example]) -> None:
 
 def train(run: Path) -> None:
     """The embedded recipe on the embedded rows; an interrupted run goes on."""
-    dozan.train(model=dozan.EMBEDDED_BASE, data=TRAIN, out=run, recipe=RECIPE, eval_data=TEST)
+    dozan.train(TRAIN, dozan.EMBEDDED_BASE, run, RECIPE, eval_data=TEST)
 
 
 def score(model: str | Path, rows: Sequence[Example], json_file: Path) -> None:
@@ -147,8 +147,10 @@ def export(run: Path, folder: Path) -> None:
     """The GGUF to ship, and one in f32 that shows how near llama.cpp computes."""
     for exported in dozan.export(run, f"f32,{KIND}", folder):
         apart = exported.certificate.difference
-        console.print(f"  {exported.path.name}: {exported.bytes / 2**20:.1f} MiB; logits at most {apart.max_abs:.2g} apart, "
-                      f"same first choice at {percent(apart.top1)} of {apart.positions} positions")  # fmt: skip
+        console.print(
+            f"  {exported.path.name}: {exported.bytes / 2**20:.1f} MiB; logits at most {apart.max_abs:.2g} apart, "
+            f"same first choice at {percent(apart.top1)} of {apart.positions} positions"
+        )
 
 
 def gguf_file(folder: Path) -> Path:

@@ -14,6 +14,7 @@ from dozan.chat import chat_format, detect_chat
 from dozan.chat.encode import Tokens, encode_rows
 from dozan.chat.format import ChatFormat
 from dozan.chat.tokenizer import Tokenizer
+from dozan.check.calls import require_known_tools
 from dozan.errors import InputError
 from dozan.model.adapter import attach
 from dozan.model.bundle import open_model
@@ -72,6 +73,7 @@ def prepare(
     chosen = choose_recipe(folder, tokenizer, recipe, overrides)
     chat = detect_chat(tokenizer) if chosen.chat == "auto" else chat_format(chosen.chat)
     examples, notes = _rows(data, eval_data, chosen)
+    require_known_tools([*examples[0], *examples[1]])
     plan = make_plan(chosen, *_encode(examples, chat, tokenizer, folder, chosen))
     base = Base(_base_name(name, folder), hash_base(folder), chat.name)
     return Job(plan, base, folder, examples, notes)
