@@ -267,6 +267,12 @@ def test_intervals_stand_beside_each_proportion() -> None:
     assert wilson(0, 20)[0] == 0.0 and wilson(20, 20)[1] == 1.0
 
 
+def test_argument_kinds_may_be_listed_for_each_call() -> None:
+    kinds = ["absent", {"amount": "computed", "to": "copied"}]
+    example = row("k", "حوّل 50 لسارة", ("noop", {}), PAY, argument_kinds=kinds)
+    assert [unit.kind for unit in score(example).arguments] == ["absent", "copied", "computed"]
+
+
 def test_argument_kinds_of_the_row_override() -> None:
     example = row("k", "حوّل 50 لسارة", PAY, argument_kinds={"amount": "computed", "transfer.to": "copied"})
     assert [(a.key, a.kind) for a in score(example).arguments] == [("to", "copied"), ("amount", "computed")]

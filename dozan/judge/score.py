@@ -128,13 +128,13 @@ def _argument_scores(
 ) -> tuple[ArgumentScore, ...]:
     user = "\n".join(str(message.get("content")) for message in example.messages if message.get("role") == "user")
     scores: list[ArgumentScore] = []
-    for call, made in zip(gold, partners, strict=True):
+    for i, (call, made) in enumerate(zip(gold, partners, strict=True)):
         partner = made if made is not None and made.name == call.name else None
         if not call.arguments:
             empty = partner is not None and not partner.arguments
             scores.append(ArgumentScore(call.name, "", "absent", empty, empty))
         for key, value in call.arguments.items():
-            kind = _given_kind(example, call.name, key) or ("copied" if is_copied(value, user) else "computed")
+            kind = _given_kind(example, i, call.name, key) or ("copied" if is_copied(value, user) else "computed")
             strict = normalised = False
             if partner is not None and key in partner.arguments:
                 strict = strictly_equal(value, partner.arguments[key])
@@ -143,9 +143,12 @@ def _argument_scores(
     return tuple(scores)
 
 
-def _given_kind(example: Example, tool: str, key: str) -> str | None:
-    """What the row's `argument_kinds` says of an argument, under `tool.key` or `key`."""
-    given: Mapping[str, Json] = example.meta.get("argument_kinds") or {}
+def _given_kind(example: Example, i: int, tool: str, key: str) -> str | None:
+    """What the row's `argument_kinds` (or their part for call `i`) says of an argument, under `tool.key` or `key`."""
+    given: Json = example.meta.get("argument_kinds") or {}
+    given = given[i] if isinstance(given, list) and i < len(given) else given
+    if not isinstance(given, Mapping):
+        return None
     found = given.get(f"{tool}.{key}", given.get(key))
     if found is not None and found not in ARGUMENT_KINDS:
         raise InputError(
