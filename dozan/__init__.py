@@ -10,9 +10,9 @@ from dozan.errors import InputError
 
 if TYPE_CHECKING:
     from dozan.demo import demo
-    from dozan.ship.served import evaluate
     from dozan.ship.export import export
     from dozan.ship.merge import merge
+    from dozan.ship.served import evaluate
     from dozan.train.loop import train
 
 __version__ = "0.1.0"
