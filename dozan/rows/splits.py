@@ -1,0 +1,165 @@
+"""Splits that do not leak: rows with the same sentence pattern stay on one side, and near-duplicates are found."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from dozan.errors import InputError
+from dozan.rows.arabic import fold
+from dozan.rows.example import Example, Json
+
+_NUMBER = re.compile(r"(?<!\w)(?:[وفبلك]{0,2}(?:ال)?)?[0-9]+(?:[.,:/-][0-9]+)*")
+_ARABIC_NUMBERS = """
+واحد واحده اثنان اثنين اتنين اثنتين ثلاث ثلاثه تلاته اربع اربعه خمس خمسه ست سته سبع سبعه ثمان ثمانيه تمانيه تسع تسعه
+عشر عشره عشرون عشرين ثلاثون ثلاثين تلاتين اربعون اربعين خمسون خمسين ستون ستين سبعون سبعين ثمانون ثمانين تمانين
+تسعون تسعين نص نصف ربع ثلث مئه مائه ميه مئتين ميتين مئتان الف الاف الفين مليون
+"""
+_ENGLISH_NUMBERS = """
+one two three four five six seven eight nine ten eleven twelve fifteen twenty thirty forty fifty sixty seventy eighty
+ninety hundred thousand half quarter
+"""
+_CLITICS = "[وفبلك]{0,2}(?:ال|لل)?"
+_NUMBER_WORDS = re.compile(
+    rf"(?<!\w)(?:{_CLITICS}(?:{'|'.join(_ARABIC_NUMBERS.split())})|{'|'.join(_ENGLISH_NUMBERS.split())})(?!\w)"
+)
+_VALUE, _COUNT = "V", "N"
+
+
+def last_user_text(example: Example) -> str:
+    """The text of the last user message; empty when there is none."""
+    for message in reversed(example.messages):
+        if message.get("role") == "user":
+            content = message.get("content")
+            parts = content if isinstance(content, list) else [content]
+            texts = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
+            return "\n".join(text for text in texts if isinstance(text, str))
+    return ""
+
+
+def sentence_pattern(example: Example) -> str:
+    """The last user text, folded, with the gold arguments' values, digits and number words masked.
+
+    "شغل النور في المطبخ" and "شغّل النور في الصالة" have one pattern when the room is an argument. A value is found with
+    clitics attached (بالمطبخ, للمطبخ), longer values first; punctuation is left out.
+    """
+    text = fold(last_user_text(example))
+    values = {fold(value) for message in example.messages for value in _gold_values(message)}
+    for value in sorted(values, key=lambda value: (-len(value), value)):
+        found = _value_pattern(value)
+        text = found.sub(_VALUE, text) if found else text
+    text = _NUMBER_WORDS.sub(_COUNT, _NUMBER.sub(_COUNT, text))
+    words = re.sub(r"[\W_]+", " ", text).split()
+    return " ".join(
+        word for i, word in enumerate(words) if word not in (_VALUE, _COUNT) or i == 0 or words[i - 1] != word
+    )
+
+
+def split_rows(
+    examples: Sequence[Example], share: float, seed: int, by: Callable[[Example], str] = sentence_pattern
+) -> tuple[list[Example], list[Example]]:
+    """(train, held out): about `share` of the rows held out, by whole groups of equal `by`, in the rows' own order.
+
+    The same rows, share and seed give the same split. Raises InputError when the rows cannot be divided.
+    """
+    if not 0 <= share < 1:
+        raise InputError(f"holdout: {share} is no share of rows; give 0 (none) or more, and less than 1, such as 0.1")
+    if share == 0:
+        return list(examples), []
+    keys = [by(example) for example in examples]
+    sizes = Counter(keys)
+    if len(sizes) < 2:
+        raise InputError(
+            f"holdout: all {len(examples)} rows have one sentence pattern and cannot be divided; "
+            "give a file of evaluation rows, or set the holdout to 0"
+        )
+    groups = sorted(sizes)
+    random.Random(seed).shuffle(groups)
+    held = _chosen(groups, sizes, max(1, round(share * len(examples))))
+    train = [example for example, key in zip(examples, keys, strict=True) if key not in held]
+    return train, [example for example, key in zip(examples, keys, strict=True) if key in held]
+
+
+def near_duplicates(
+    train: Sequence[Example], test: Sequence[Example], threshold: float = 0.8
+) -> list[tuple[int, int, float]]:
+    """(index in train, index in test, similarity) of rows whose last user texts are alike, most alike first.
+
+    Similarity is the Jaccard index of the sets of character trigrams of the folded texts; all pairs of at least
+    `threshold` are found. Two sets so alike share one of the rarest trigrams of each, so only those are looked up.
+    """
+    left, right = ([_grams(last_user_text(example)) for example in rows] for rows in (train, test))
+    frequency = Counter(gram for grams in (*left, *right) for gram in grams)
+    index: dict[str, list[int]] = {}
+    for i, grams in enumerate(left):
+        for gram in _rarest(grams, frequency, threshold):
+            index.setdefault(gram, []).append(i)
+    pairs: list[tuple[int, int, float]] = []
+    for j, grams in enumerate(right):
+        candidates = {i for gram in _rarest(grams, frequency, threshold) for i in index.get(gram, ())}
+        for i in sorted(candidates):
+            shared = len(grams & left[i])
+            similarity = shared / (len(grams) + len(left[i]) - shared)
+            if similarity >= threshold:
+                pairs.append((i, j, similarity))
+    return sorted(pairs, key=lambda pair: (-pair[2], pair[1], pair[0]))
+
+
+def _gold_values(message: Mapping[str, Json]) -> Iterator[str]:
+    """The strings in the arguments of a message's calls."""
+    for call in message.get("tool_calls") or ():
+        function = call.get("function", call) if isinstance(call, Mapping) else {}
+        arguments = function.get("arguments") if isinstance(function, Mapping) else None
+        if isinstance(arguments, str):
+            try:
+                arguments = json.loads(arguments)
+            except ValueError:
+                continue
+        yield from _strings(arguments)
+
+
+def _strings(value: Json) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def _value_pattern(value: str) -> re.Pattern[str] | None:
+    """Finds a folded value as whole words, each with clitics or the article attached."""
+    words = re.findall(r"\w+", value)
+    if not words:
+        return None
+    stems = [word[2:] if word.startswith("ال") and len(word) > 3 else word for word in words]
+    return re.compile(r"(?<!\w)" + r"\W+".join(_CLITICS + re.escape(stem) for stem in stems) + r"(?!\w)")
+
+
+def _chosen(groups: Sequence[str], sizes: Mapping[str, int], rows: int) -> set[str]:
+    """Groups in order that fit into `rows`; the smallest group when none does."""
+    chosen: set[str] = set()
+    left = rows
+    for group in groups:
+        if sizes[group] <= left and len(chosen) < len(groups) - 1:
+            chosen.add(group)
+            left -= sizes[group]
+    return chosen or {min(groups, key=lambda group: sizes[group])}
+
+
+def _grams(text: str) -> frozenset[str]:
+    """Character trigrams of a folded text without punctuation, padded at its ends."""
+    plain = "  " + " ".join(re.findall(r"\w+", fold(text))) + "  "
+    return frozenset(plain[i : i + 3] for i in range(len(plain) - 2))
+
+
+def _rarest(grams: frozenset[str], frequency: Mapping[str, int], threshold: float) -> list[str]:
+    """The rarest grams, one of which any set at least `threshold` alike must share."""
+    kept = len(grams) - math.ceil(threshold * len(grams)) + 1
+    return sorted(grams, key=lambda gram: (frequency[gram], gram))[:kept]
