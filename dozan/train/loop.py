@@ -207,7 +207,7 @@ def total_weight(rows: Sequence[Tokens]) -> float:
 def batch_loss(model: Gemma3, batch: Batch, step: int = 0, recompute: bool = False) -> Tensor:
     """The weighted sum of the losses of a batch's supervised tokens, an fp32 scalar; `step` draws the dropout."""
     batch, config = batch.to(model.embedding.device), model.config
-    set_dropout(model, batch.rows, batch.row_starts, 0)
+    set_dropout(model, batch.rows, batch.row_starts, step)
     attend = trie_attention(batch.position, batch.end, config.sliding_window, config.scale)
     hidden = model(batch.ids, batch.position, attend, recompute)
     return supervised_cross_entropy(hidden.index_select(0, batch.at), model.embedding, batch.target, batch.weight)
