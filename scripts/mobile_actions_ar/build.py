@@ -86,11 +86,10 @@ def make(kind: str, dialect: Dialect, where: str, number: int, rng: random.Rando
     if kind == "no_call":
         groups = no_call_pairs(dialect, where)
         template, request, answers = rng.choice(groups[number % len(groups)])
-        draft, frame = no_call_draft(request, answers, template, dialect, rng), request
-    else:
-        frames = cell_frames(dialect, kind, where)
-        template, frame = rng.choice(frames[number % len(frames)])
-        draft = call_draft(kind, frame, template, dialect, where, rng)
+        return no_call_draft(request, answers, template, dialect, rng)
+    frames = cell_frames(dialect, kind, where)
+    template, frame = rng.choice(frames[number % len(frames)])
+    draft = call_draft(kind, frame, template, dialect, where, rng)
     return polite(draft, frame, dialect, rng) if where == "train" else draft
 
 
@@ -107,18 +106,22 @@ def fill_split(split: Split, dialect: Dialect, rng: random.Random) -> None:
                 made += 1
 
 
-def build(seed: int = SEED) -> dict[str, list[dict[str, Any]]]:
-    """Both sides as canonical rows in shuffled order; the same seed gives the same rows."""
+def draft_splits(seed: int = SEED) -> tuple[Split, Split]:
+    """Train and test, each in shuffled order."""
     rng = random.Random(seed)
     test = Split("test", None)
     train = Split("train", test)
-    made: dict[str, list[dict[str, Any]]] = {}
     for split in (test, train):
         for dialect in DIALECTS:
             fill_split(split, dialect, rng)
         rng.shuffle(split.drafts)
-        made[split.where] = [row(draft, f"ma-{split.where}-{index:04d}") for index, draft in enumerate(split.drafts)]
-    return made
+    return train, test
+
+
+def build(seed: int = SEED) -> dict[str, list[dict[str, Any]]]:
+    """Both sides as canonical rows; the same seed gives the same rows."""
+    return {split.where: [row(draft, f"ma-{split.where}-{index:04d}") for index, draft in enumerate(split.drafts)]
+            for split in draft_splits(seed)}
 
 
 def write(folder: Path, seed: int = SEED) -> None:

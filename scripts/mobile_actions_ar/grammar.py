@@ -20,6 +20,11 @@ def items(block: str) -> list[str]:
     return list(dict.fromkeys(part.strip() for part in re.split(r"[،\n]", block) if part.strip()))
 
 
+def words(block: str) -> list[str]:
+    """The words of a block, in order, each once."""
+    return list(dict.fromkeys(block.split()))
+
+
 def expand(frame: str) -> list[str]:
     """Every plain frame that a frame with alternations stands for, in order, each once."""
     parts = [part.split("|") for part in re.split(r"\(([^()]*)\)", frame)]
@@ -39,7 +44,7 @@ def has_clitic(frame: str) -> bool:
 
 
 def fill(frame: str, values: Mapping[str, str]) -> str:
-    """The frame with its slots filled; "ل" before a definite value is written apart ("لـ"), so the value stays whole."""
+    """The frame with its slots filled; "ل" before a definite value is written apart ("لـ"): the value stays whole."""
     text = ""
     at = 0
     for match in SLOT.finditer(frame):

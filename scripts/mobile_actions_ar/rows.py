@@ -9,13 +9,21 @@ from typing import Any
 
 from scripts.mobile_actions_ar import times, values
 from scripts.mobile_actions_ar.dialects.base import Dialect, Half
-from scripts.mobile_actions_ar.grammar import expand, fill, has_clitic, lines, slots
+from scripts.mobile_actions_ar.grammar import SLOT, expand, fill, has_clitic, lines, slots, words
 
 ARGUMENTS = {"to": "to", "subject": "subject", "body": "body", "title": "title", "query": "query", "city": "city",
              "first": "first_name", "last": "last_name", "phone": "phone_number", "email": "email",
              "recipient": "recipient"}
 SOURCE = "dozan mobile actions (Apache-2.0)"
 TRIGGER = "You are a model that can do function calling with the following functions"
+
+MASCULINE = frozenset(words("""
+        له به كلمو موبايله وله إليه عليه وقله وقوله وقوله واكتبله ابعتله تقله تقوله وتكتبله ليه نمرته ونمرته نمرتو
+        ونمرتو رقمه ورقمه إيميله وإيميله وبريده جواله وجواله وموبايله ديالو مكالمته كلمه اشتقتله دقله توحشتو وحشني
+        ضيفه خزنه زيدو متسجل مسجل مسجلش يرد يخص صاحبه هاتفه وهاتفه"""))
+FEMININE = frozenset(words("""
+        لها بها موبايلها هاتفها إليها عليها وقلها وقولها واكتبلها ابعتلها تقلها تقولها وتكتبلها ليها نمرتها ونمرتها
+        رقمها ورقمها إيميلها وإيميلها وبريدها جوالها وجوالها وموبايلها ديالها مكالمتها كلمها ضيفها متسجلة مسجلة"""))
 
 
 @dataclass(frozen=True)
@@ -39,14 +47,27 @@ def half(dialect: Dialect, where: str) -> Half:
     return dialect.train if where == "train" else dialect.test
 
 
-def open_value(slot: str, dialect: Dialect, where: str, rng: random.Random) -> str:
-    """A value for a slot that is copied."""
+def gender(frame: str) -> str:
+    """The gender that the words of a frame ask of the person in it: "m", "f", or "" for either."""
+    words = set(SLOT.sub(" ", frame).split())
+    assert not (words & MASCULINE and words & FEMININE), frame
+    return "m" if words & MASCULINE else "f" if words & FEMININE else ""
+
+
+def open_value(slot: str, frame: str, first: str, dialect: Dialect, where: str, rng: random.Random) -> str:
+    """A value for a slot that is copied; `first` is the first name of a contact."""
+    if slot == "email":
+        return values.own_email(first, rng)
+    if slot == "phone":
+        return values.phone(dialect.name, rng)
     if slot == "recipient":
-        return values.recipient(half(dialect, where), where, rng)
+        return values.recipient(half(dialect, where), where, dialect.name, gender(frame), rng)
+    if slot == "body" and "{to}" in frame:
+        return rng.choice(values.EMAIL_BODIES[where])
     if slot == "body":
         return values.body(half(dialect, where), rng)
-    makers = {"to": values.email, "email": values.email, "subject": values.subject, "title": values.title,
-              "query": values.place, "city": values.city, "phone": values.phone}
+    makers = {"to": values.email, "subject": values.subject, "title": values.title, "query": values.place,
+              "city": values.city}
     return makers[slot](where, rng)
 
 
@@ -63,12 +84,13 @@ def call_draft(tool: str, frame: str, template: str, dialect: Dialect, where: st
     said: dict[str, str] = {}
     arguments: dict[str, Any] = {}
     kinds: dict[str, str] = {}
-    now, keys = times.random_now(rng), ()
+    now = times.random_now(rng)
+    keys: tuple[str, ...] = ()
     if {"first", "last"} & set(found):
-        said["first"], said["last"] = values.person(where, rng)
+        said["first"], said["last"] = values.person(where, dialect.name, gender(frame), rng)
     for slot in found:
         if slot in ARGUMENTS:
-            value = said.get(slot) or open_value(slot, dialect, where, rng)
+            value = said.get(slot) or open_value(slot, frame, said.get("first", ""), dialect, where, rng)
             said[slot] = times.digits(value, rng) if slot == "phone" else value
             arguments[ARGUMENTS[slot]], kinds[ARGUMENTS[slot]] = value, "copied"
     if "duration" in found:
@@ -125,7 +147,8 @@ def no_call_draft(request: str, answers: str, template: str, dialect: Dialect, r
 
 def row(draft: Draft, name: str) -> dict[str, Any]:
     """The canonical row of a draft."""
-    calls = [{"type": "function", "function": {"name": tool, "arguments": arguments}} for tool, arguments in draft.calls]
+    calls = [{"type": "function", "function": {"name": tool, "arguments": arguments}}
+             for tool, arguments in draft.calls]
     reply = {"role": "assistant", "tool_calls": calls} if calls else {"role": "assistant", "content": draft.answer}
     messages = [{"role": "developer", "content": TRIGGER}, {"role": "developer", "content": times.stamp(draft.now)},
                 {"role": "user", "content": draft.text}, reply]

@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 
 from scripts.mobile_actions_ar.dialects.base import TimeWords
 
-DAY_KINDS = {"today": 14, "tonight": 8, "tomorrow": 30, "after_tomorrow": 13, "weekday": 24, "next_week": 3, "in_days": 4}
+DAY_KINDS = {"today": 14, "tonight": 8, "tomorrow": 30, "after_tomorrow": 13, "weekday": 24, "next_week": 3,
+             "in_days": 4}
 PERIOD_HOURS = {"morning": range(5, 12), "noon": range(12, 15), "afternoon": range(15, 18), "evening": range(17, 21),
                 "night": range(20, 24)}
 PERIOD_SHARES = {"morning": 40, "noon": 12, "afternoon": 16, "evening": 16, "night": 16}
