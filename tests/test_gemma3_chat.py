@@ -10,7 +10,7 @@ from dozan.chat import GEMMA3, chat_format, detect_chat
 from dozan.chat.tokenizer import Tokenizer
 from dozan.errors import InputError
 
-SYSTEM = {"role": "system", "content": "كن موجزًا."}
+SYSTEM = {"role": "system", "content": "كن موجزًا. "}
 USER = {"role": "user", "content": " ما عاصمة مصر؟ "}
 ANSWER = {"role": "assistant", "content": "القاهرة."}
 
@@ -18,7 +18,7 @@ ANSWER = {"role": "assistant", "content": "القاهرة."}
 def test_text_and_spans() -> None:
     rendered = GEMMA3.render([SYSTEM, USER, ANSWER, USER, ANSWER], [])
     assert rendered.text == (
-        "<bos><start_of_turn>user\nكن موجزًا.\n\nما عاصمة مصر؟<end_of_turn>\n"
+        "<bos><start_of_turn>user\nكن موجزًا. \n\nما عاصمة مصر؟<end_of_turn>\n"
         "<start_of_turn>model\nالقاهرة.<end_of_turn>\n"
         "<start_of_turn>user\nما عاصمة مصر؟<end_of_turn>\n"
         "<start_of_turn>model\nالقاهرة.<end_of_turn>\n"

@@ -1,4 +1,4 @@
-"""Gemma 3's chat format: alternating user and model turns, no tools, the system text put before the first user text."""
+"""Gemma 3's chat format: alternating user and model turns, no tools, the system text before the first user's."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Gemma3Chat:
         writer = Writer()
         writer.control(BOS)
         for i, turn in enumerate(spoken):
-            before = "\n\n".join(found.text for found in system) + "\n\n" if system and i == 0 else ""
+            before = "\n\n".join(found.raw for found in system) + "\n\n" if system and i == 0 else ""
             _write_turn(writer, turn, before)
         if generate:
             writer.control(START_TURN)

@@ -40,13 +40,17 @@ class Notes:
 
 @dataclass(frozen=True)
 class Turn:
-    """One message in plain form: system is `developer`, text is trimmed, arguments and responses are typed values."""
+    """One message in plain form: system is `developer`, text is trimmed, arguments and responses are typed values.
+
+    `raw` is the text before it was trimmed.
+    """
 
     role: str
     where: str
     text: str = ""
     calls: tuple[Call, ...] = ()
     responses: tuple[tuple[str, Json], ...] = ()
+    raw: str = ""
 
 
 def read_turns(messages: Sequence[Message], notes: Notes) -> list[Turn]:
@@ -70,9 +74,10 @@ def read_turns(messages: Sequence[Message], notes: Notes) -> list[Turn]:
             calls = read_calls(message, where, notes)
             waiting = [call.name for call in calls]
             names.update(_call_ids(message))
-            turns.append(Turn("assistant", where, _text(message, where, notes), calls))
+            turns.append(Turn("assistant", where, _text(message, where, notes).strip(), calls))
         else:
-            turns.append(Turn("user" if role == "user" else "developer", where, _text(message, where, notes)))
+            raw = _text(message, where, notes)
+            turns.append(Turn("user" if role == "user" else "developer", where, raw.strip(), raw=raw))
     return turns
 
 
@@ -97,9 +102,10 @@ def read_calls(message: Message, where: str, notes: Notes) -> tuple[Call, ...]:
     return tuple(calls)
 
 
-def check_name(name: str, where: str, notes: Notes) -> None:
-    """Notes an error when a function or argument name could not be read back from the rendered text."""
-    if not name or name != name.strip() or not _KEY_BREAKERS.isdisjoint(name) or " " in name:
+def check_name(name: str, where: str, notes: Notes, spaces: bool = False) -> None:
+    """Notes an error when a function's or (with `spaces`) an argument's name could not be read back from the text."""
+    spaced = any(map(str.isspace, name)) and not (spaces and name == name.strip())
+    if not name or spaced or not _KEY_BREAKERS.isdisjoint(name):
         notes.error(where, f"the name {name!r} cannot be read back; use letters, digits and _")
 
 
@@ -125,7 +131,7 @@ def _clean_object(value: Mapping[str, Json], where: str, notes: Notes) -> dict[s
         if item is None:
             notes.repair(f"{where}.{key}", "null dropped")
             continue
-        check_name(key, f"{where}.{key}", notes)
+        check_name(key, f"{where}.{key}", notes, spaces=True)
         cleaned[key] = clean_value(item, f"{where}.{key}", notes)
     return cleaned
 
@@ -150,18 +156,22 @@ def _arguments(value: Json, where: str, notes: Notes) -> dict[str, Json]:
 
 def _text(message: Message, where: str, notes: Notes) -> str:
     content = message.get("content")
-    if isinstance(content, list) and all(_is_text_part(part) for part in content):
-        notes.repair(f"{where}.content", "text parts joined")
-        content = "\n".join(part["text"].strip() for part in content)
-    if content is None:
-        content = ""
+    content = "" if content is None else _joined(content, where, notes)
     if not isinstance(content, str):
         notes.error(f"{where}.content", f"expected text, found {type(content).__name__}; nothing else has a form")
         return ""
     found = find_control(content) if message["role"] == "assistant" else None
     if found:
         notes.error(f"{where}.content", f"holds the control token {found}; give plain text, and calls as tool_calls")
-    return content.strip()
+    return content
+
+
+def _joined(content: Json, where: str, notes: Notes) -> Json:
+    """The text of a list of text parts; anything else as it is."""
+    if not isinstance(content, list) or not content or not all(_is_text_part(part) for part in content):
+        return content
+    notes.repair(f"{where}.content", "text parts joined")
+    return "\n".join(part["text"].strip() for part in content)
 
 
 def _is_text_part(part: Json) -> bool:
@@ -180,7 +190,7 @@ def _responses(
     message: Message, where: str, names: Mapping[str, str], waiting: list[str], notes: Notes
 ) -> tuple[tuple[str, Json], ...]:
     """(name, response) of a tool message, whose content is {name, response}, a list of such, or a bare response."""
-    content = message.get("content")
+    content = _joined(message.get("content"), where, notes)
     items = content if isinstance(content, list) and content and all(_is_named(item) for item in content) else [content]
     responses: list[tuple[str, Json]] = []
     for item in items:

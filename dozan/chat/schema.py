@@ -158,7 +158,7 @@ def _properties(value: Json, where: str, notes: Notes) -> dict[str, Json]:
         if schema is None:
             notes.repair(f"{where}.{name}", "null dropped")
             continue
-        check_name(name, f"{where}.{name}", notes)
+        check_name(name, f"{where}.{name}", notes, spaces=True)
         if declared_name(name) != name:
             notes.repair(f"{where}.{name}", f"renamed to {declared_name(name)}: the format loses the name")
         cleaned[declared_name(name)] = clean_schema(schema, f"{where}.{name}", notes)

@@ -23,14 +23,16 @@ _FILES = (
     "added_tokens.json",
     "chat_template.jinja",
 )
+_AROUND = ("post_processor", "truncation", "padding")
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class Tokenizer:
     """A tokenizer whose control tokens are only written where a chat format says so.
 
-    Control tokens are known by name, not by the file's `special` flag (which most of them lack): they are taken out of
-    the added tokens and of the merges, so `encode("<end_of_turn>")` spells the characters. `size` is the largest id
+    Control tokens are known by name (the file's `special` flag misses most of them), and any added token outside the
+    model's own vocabulary is one, since a checkpoint may have no row for it. They are taken out of the added tokens and
+    of the merges, so `encode("<end_of_turn>")` spells the characters. `size` is the largest id
     plus one, `files` the tokenizer's own files, to be copied byte for byte on export.
     """
 
@@ -38,7 +40,8 @@ class Tokenizer:
         added = definition.get("added_tokens") or []
         self._ids: dict[str, int] = dict(definition["model"]["vocab"])
         self._ids.update((token["content"], token["id"]) for token in added)
-        special = {token["content"] for token in added if token["special"]}
+        vocab = definition["model"]["vocab"]
+        special = {token["content"] for token in added if token["special"] or token["content"] not in vocab}
         self._control = {i: token for token, i in self._ids.items() if token in special or is_control(token)}
         self._plain = BaseTokenizer.from_str(json.dumps(_without(definition, set(self._control.values()))))
         self.size = max(self._ids.values()) + 1
@@ -159,7 +162,7 @@ def _without(definition: dict[str, Json], control: set[str]) -> dict[str, Json]:
     pairs = (tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in model["merges"])
     model["merges"] = [[left, right] for left, right in pairs if left + right not in control]
     added = [token for token in definition.get("added_tokens") or [] if token["content"] not in control]
-    return {**definition, "model": model, "added_tokens": added, "post_processor": None, "truncation": None}
+    return {**definition, "model": model, "added_tokens": added, **dict.fromkeys(_AROUND)}
 
 
 def _character_lengths(ids: dict[str, int], size: int) -> list[int]:
