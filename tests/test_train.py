@@ -25,7 +25,7 @@ from dozan.pack import Batch
 from dozan.recipe import Recipe, override
 from dozan.train import loop
 from dozan.train.live import Event, PlainLines, sparkline
-from dozan.train.loop import TrainResult, accumulate, evaluation_loss, fit
+from dozan.train.loop import TrainResult, accumulate, evaluation_loss, fit, total_weight
 from dozan.train.plan import Plan, make_plan
 from dozan.train.prepare import Base
 from dozan.train.state import Trainee
@@ -171,7 +171,9 @@ def test_dropout_draws_anew_each_step_and_not_in_evaluation() -> None:
     with torch.no_grad():
         first, again, second = (float(loop.batch_loss(model, batches[0], step)) for step in (0, 0, 1))
     assert first == again != second
-    assert evaluation_loss(model, batches) == evaluation_loss(model, batches)
+    undropped = sum(dense_loss(model.eval(), batch) for batch in batches)
+    model.train()
+    assert evaluation_loss(model, batches) * total_weight(plan.rows) == pytest.approx(undropped, rel=1e-6)
 
 
 @pytest.mark.parametrize("extra", [(), ("adapter.dora=true", "adapter.rslora=true")])

@@ -29,7 +29,7 @@ from dozan.train import run as run_folder
 from dozan.train.live import Event, OnEvent, memory_bytes, reporter
 from dozan.train.optim import clip, set_learning_rate
 from dozan.train.plan import Plan
-from dozan.train.prepare import Base, prepare, write_rows
+from dozan.train.prepare import Base, Split, prepare, write_split
 from dozan.train.signals import StopRequest
 from dozan.train.state import Progress, Trainee, restore_state, save_state
 
@@ -76,16 +76,16 @@ def train(
         for note in job.notes:
             report({"event": "note", "text": note})
         model_to_train, out = job.open_model(), Path(out)
-        result = fit(model_to_train, job.plan, out, job.base, report, resume, job.examples)
+        result = fit(model_to_train, job.plan, out, job.base, report, resume, job.split)
         report({"event": "done", **asdict(result)})
         return result
 
 
 def fit(
     model: Gemma3, plan: Plan, out: Path, base: Base, report: OnEvent, resume: bool = True,
-    examples: tuple[Sequence[Example], Sequence[Example]] | None = None,
+    split: Split | None = None,
 ) -> TrainResult:  # fmt: skip
-    """Train an adapted model by a plan, in the run folder `out`; `examples` (train, held out) are kept there."""
+    """Train an adapted model by a plan, in the run folder `out`; the rows of a `split` are kept there."""
     trainee = Trainee.of(model, plan.recipe, base.name)
     run = _describe_run(plan, base)
     before = run_folder.read_run(out)
@@ -100,8 +100,8 @@ def fit(
         adapter_bytes = sum(p.numel() * p.element_size() for _, p in trainee.parameters)
         run_folder.require_space(out, adapter_bytes, plan.recipe.train.keep_checkpoints)
         run_folder.write_run(out, run, plan.recipe)
-        for name, rows in zip(("train", "heldout"), examples or (), strict=False):
-            write_rows(out / "data" / f"{name}.jsonl", rows)
+        if split is not None:
+            write_split(out / "data", *split)
         start = restore_state(trainee, out, report)
         report(_plan_event(plan, trainee, start.step))
         with StopRequest() as stop:

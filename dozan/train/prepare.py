@@ -14,7 +14,7 @@ from dozan.chat import chat_format, detect_chat
 from dozan.chat.encode import Tokens, encode_rows
 from dozan.chat.format import ChatFormat
 from dozan.chat.tokenizer import Tokenizer
-from dozan.check.calls import require_known_tools
+from dozan.check.rules import check_rows, count_rules, refuse_errors
 from dozan.errors import InputError
 from dozan.model.adapter import attach
 from dozan.model.bundle import open_model
@@ -29,7 +29,9 @@ from dozan.train.plan import Plan, make_plan
 from dozan.train.run import hash_base
 
 EMBEDDED = "dozan:embedded"
+TOOLS = "tools.json"
 Rows = str | Path | Sequence[Example]
+Split = tuple[Sequence[Example], Sequence[Example]]
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,12 @@ class Base:
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that a run needs, checked; only the weights are not read yet. `examples` are (train, held out)."""
+    """Everything that a run needs, checked; only weights are unread; `split` is what was split here, if any."""
 
     plan: Plan
     base: Base
     folder: Path
-    examples: tuple[Sequence[Example], Sequence[Example]]
+    split: Split | None
     notes: tuple[str, ...]
 
     def open_model(self) -> Gemma3:
@@ -72,11 +74,15 @@ def prepare(
     tokenizer = Tokenizer.load(folder)
     chosen = choose_recipe(folder, tokenizer, recipe, overrides)
     chat = detect_chat(tokenizer) if chosen.chat == "auto" else chat_format(chosen.chat)
-    examples, notes = _rows(data, eval_data, chosen)
-    require_known_tools([*examples[0], *examples[1]])
+    examples, is_split = _rows(data, eval_data, chosen)
+    findings = check_rows([*examples[0], *examples[1]], chat)
+    refuse_errors(findings)
     plan = make_plan(chosen, *_encode(examples, chat, tokenizer, folder, chosen))
     base = Base(_base_name(name, folder), hash_base(folder), chat.name)
-    return Job(plan, base, folder, examples, notes)
+    notes = [f"rows: {count} x {rule} (a warning)" for rule, count in count_rules(findings).items()]
+    if is_split:
+        notes.append(f"{len(plan.heldout)} of {sum(map(len, examples))} rows are held out, by sentence pattern")
+    return Job(plan, base, folder, examples if is_split else None, tuple(notes))
 
 
 def choose_recipe(
@@ -95,28 +101,31 @@ def default_recipe(folder: Path, tokenizer: Tokenizer) -> str:
     return "functiongemma-ar" if detect_chat(tokenizer).name == "functiongemma" else "gemma3-12b-trinity"
 
 
-def write_rows(path: Path, examples: Sequence[Example]) -> None:
-    """Write rows as JSONL that `read_rows` reads back."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = ({"id": e.id, "tools": list(e.tools), "messages": list(e.messages), **e.meta} for e in examples)
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+def write_split(folder: Path, train: Sequence[Example], heldout: Sequence[Example]) -> None:
+    """Write train.jsonl and heldout.jsonl, which `read_rows` reads back; tools that all rows share go to tools.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    first = train[0].tools
+    shared = bool(first) and all(example.tools == first for example in [*train, *heldout])
+    if shared:
+        write_text(folder / TOOLS, json.dumps(list(first), ensure_ascii=False, indent=1))
+    for name, examples in (("train", train), ("heldout", heldout)):
+        rows = (
+            {"id": e.id, "tools": TOOLS if shared else list(e.tools), "messages": list(e.messages), **e.meta}
+            for e in examples
+        )
+        write_text(folder / f"{name}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def _rows(
-    data: Rows, eval_data: Rows | None, recipe: Recipe
-) -> tuple[tuple[Sequence[Example], Sequence[Example]], tuple[str, ...]]:
+def _rows(data: Rows, eval_data: Rows | None, recipe: Recipe) -> tuple[Split, bool]:
+    """The rows to train on and those held out, and whether they were split here."""
     examples = _read(data)
     if not examples:
         raise InputError("no rows to train on; give at least one")
     if eval_data is not None:
-        return (examples, _read(eval_data)), ()
+        return (examples, _read(eval_data)), False
     if recipe.data.holdout == 0:
-        return (examples, []), ()
-    train, heldout = split_rows(examples, recipe.data.holdout, recipe.train.seed)
-    if not train or not heldout:
-        note = "the rows share one sentence pattern, so none are held out; give evaluation rows to measure the loss on"
-        return (examples, []), (note,)
-    return (train, heldout), (f"{len(heldout)} of {len(examples)} rows are held out, by sentence pattern",)
+        return (examples, []), False
+    return split_rows(examples, recipe.data.holdout, recipe.train.seed), True
 
 
 def _read(data: Rows) -> Sequence[Example]:
@@ -124,9 +133,8 @@ def _read(data: Rows) -> Sequence[Example]:
 
 
 def _encode(
-    examples: tuple[Sequence[Example], Sequence[Example]], chat: ChatFormat, tokenizer: Tokenizer, folder: Path,
-    recipe: Recipe,
-) -> list[list[Tokens]]:  # fmt: skip
+    examples: Split, chat: ChatFormat, tokenizer: Tokenizer, folder: Path, recipe: Recipe
+) -> list[list[Tokens]]:
     limit = min(recipe.data.max_tokens, read_config(folder).max_position_embeddings)
     return [encode_rows(part, chat, tokenizer, limit) for part in examples]
 
