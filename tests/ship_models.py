@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from dozan.model.adapter import adapted, attach
 from dozan.model.gemma3 import Gemma3, Gemma3Config
 from dozan.model.weights import load_model, save_adapter
 from dozan.recipe import AdapterRecipe
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # llama.cpp's threads spin: on a busy machine two are slower than one
 
 GOLDEN = Path(__file__).parent / "golden"
 SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>"]

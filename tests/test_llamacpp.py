@@ -58,7 +58,7 @@ def test_answers_are_the_models_own_greedy_ones(
 
 def test_an_answer_does_not_depend_on_the_other_prompts(f32: Path, prompts: list[list[int]]) -> None:
     few = prompts[:4]
-    together = llamacpp.logits_of_rows(f32, [*few, *prompts[10:14]], 1)[:4]
+    together = llamacpp.inspect(f32, [*few, *prompts[10:14]]).logits[:4]
     alone = [llamacpp.logits(f32, prompt)[-1:] for prompt in few]
     assert all(np.abs(a - b).max() < 1e-4 for a, b in zip(together, alone, strict=True))
 

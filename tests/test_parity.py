@@ -42,7 +42,7 @@ def test_a_right_file_passes_and_says_so(tuned: Bundle, kind: str, tmp_path: Pat
     assert written["bytes"] == (tmp_path / "m.gguf").stat().st_size
     assert certificate.rows == 1 + len(parity.PROBE_LINES) + 1
     assert certificate.lines == certificate.lines_equal == 1 + len(parity.PROBE_LINES)
-    assert 0 < certificate.difference.max_abs
+    assert certificate.difference.max_abs > 0
 
 
 def root_rank_lost(module: nn.Module) -> Tensor:

@@ -313,18 +313,14 @@ def answer(request: dict[str, object], folder: Path) -> object:
             length = max(map(len, prompts)) + most
             runtime = Runtime(gguf, threads, length, min(SLOTS, len(prompts)))
             return complete(runtime, prompts, most, frozenset(request["stop_ids"]))  # type: ignore[call-overload]
-        case "logits":
+        case "inspect":
             rows: list[list[int]] = request["rows"]  # type: ignore[assignment]
-            runtime = Runtime(gguf, threads, max(map(len, rows)), exact=True)
+            runtime = Runtime(gguf, threads, max(map(len, rows), default=0), exact=True)
             for number, ids in enumerate(rows):
                 np.save(folder / f"row-{number}.npy", last_logits(runtime, ids, int(str(request["tail"]))))
-            return len(rows)
-        case "tokenize":
-            runtime = Runtime(gguf, threads)
-            return [token_ids(runtime, line) for line in request["lines"]]  # type: ignore[attr-defined]
-        case "ends":
-            runtime = Runtime(gguf, threads)
-            return [runtime.library.llama_vocab_is_eog(runtime.vocab, i) for i in request["ids"]]  # type: ignore[attr-defined]
+            tokens = [token_ids(runtime, line) for line in request["lines"]]  # type: ignore[attr-defined]
+            ends = [runtime.library.llama_vocab_is_eog(runtime.vocab, i) for i in request["ids"]]  # type: ignore[attr-defined]
+            return {"tokens": tokens, "ends": ends}
         case other:
             raise AssertionError(other)
 

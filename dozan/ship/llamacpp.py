@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,28 +41,35 @@ def complete(gguf: str | Path, prompts: Sequence[Sequence[int]], max_new_tokens:
     return list(_run(gguf, request, seconds, on_progress)[0])
 
 
-def logits(gguf: str | Path, ids: Sequence[int], seconds: float = 600.0) -> np.ndarray:
-    """Logits [T, V] float32 of every position of one sequence, with fp32 keys and values and no flash attention."""
-    return logits_of_rows(gguf, [ids], len(ids), seconds)[0]
+@dataclass(frozen=True)
+class Inspection:
+    """What llama.cpp says of a file: logits [min(T, tail), V] float32 of each row's last positions, the token ids of
+    each line (no <bos>, control tokens not parsed), and whether it stops by itself at each id."""
+
+    logits: list[np.ndarray]
+    tokens: list[list[int]]
+    ends: list[bool]
 
 
-def logits_of_rows(
-    gguf: str | Path, rows: Sequence[Sequence[int]], tail: int, seconds: float = 1800.0
-) -> list[np.ndarray]:
-    """`logits` of the last `tail` positions of several sequences, for one load of the file: 4·tail·V bytes a row."""
-    ids = [[int(i) for i in row] for row in rows]
-    _refuse_empty(ids, "row")
-    return _run(gguf, {"do": "logits", "rows": ids, "tail": tail}, seconds)[1] if ids else []
+def inspect(gguf: str | Path, rows: Sequence[Sequence[int]] = (), tail: int = 1, lines: Sequence[str] = (),
+            ids: Sequence[int] = (), seconds: float = 1800.0) -> Inspection:  # fmt: skip
+    """Ask everything for one load of the file; logits with fp32 keys and values and no flash attention, 4·tail·V bytes
+    a row. Raises InputError when the file cannot be run."""
+    plain = [[int(i) for i in row] for row in rows]
+    _refuse_empty(plain, "row")
+    request = {"do": "inspect", "rows": plain, "tail": tail, "lines": list(lines), "ids": list(ids)}
+    result, arrays = _run(gguf, request, seconds, None)
+    return Inspection(arrays, result["tokens"], result["ends"])
 
 
-def tokenize(gguf: str | Path, lines: Sequence[str], seconds: float = 300.0) -> list[list[int]]:
+def logits(gguf: str | Path, ids: Sequence[int]) -> np.ndarray:
+    """Logits [T, V] float32 of every position of one sequence."""
+    return inspect(gguf, [ids], len(ids)).logits[0]
+
+
+def tokenize(gguf: str | Path, lines: Sequence[str]) -> list[list[int]]:
     """Token ids that the GGUF's own tokenizer gives each text: no <bos> added, control tokens not parsed."""
-    return list(_run(gguf, {"do": "tokenize", "lines": list(lines)}, seconds)[0])
-
-
-def ends_generation(gguf: str | Path, ids: Sequence[int], seconds: float = 300.0) -> list[bool]:
-    """Whether llama.cpp by itself stops at each id."""
-    return list(_run(gguf, {"do": "ends", "ids": list(ids)}, seconds)[0])
+    return inspect(gguf, lines=lines).tokens
 
 
 def _refuse_empty(rows: Sequence[Sequence[int]], what: str) -> None:
@@ -70,20 +78,27 @@ def _refuse_empty(rows: Sequence[Sequence[int]], what: str) -> None:
         raise InputError(f"{what} {empty[0]} has no tokens ({len(empty)} in all); it needs at least <bos>")
 
 
-def _run(gguf: str | Path, request: dict[str, Any], seconds: float, on_progress: Progress | None = None
+def _run(gguf: str | Path, request: dict[str, Any], seconds: float, on_progress: Progress | None
          ) -> tuple[Any, list[np.ndarray]]:  # fmt: skip
     """(result, logits of each row) of one request answered by a fresh child."""
     path = Path(gguf).resolve()
     _check_magic(path)
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with tempfile.TemporaryDirectory(prefix="dozan-llamacpp-") as name:
         folder = Path(name)
-        (folder / "request.json").write_text(json.dumps({**request, "gguf": str(path), "threads": threads}))
+        (folder / "request.json").write_text(json.dumps({**request, "gguf": str(path), "threads": _threads()}))
         code, late = _child(folder, seconds, on_progress)
         if code != 0 or not (folder / "result.json").is_file():
             raise InputError(f"{path}: {_reason(folder, code, late, seconds)}")
         arrays = [np.load(folder / f"row-{i}.npy") for i in range(len(request.get("rows", ())))]
         return json.loads((folder / "result.json").read_text()), arrays
+
+
+def _threads() -> int:
+    """OMP_NUM_THREADS where it is set, else the cores this process may use: more of them spin against each other."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check_magic(path: Path) -> None:

@@ -130,13 +130,15 @@ def certify(bundle: Bundle, gguf: str | Path, kind: str, rows: Sequence[Sequence
 
 def _measure(bundle: Bundle, path: Path, kind: str, probes: list[list[int]], texts: list[str]) -> Certificate:
     tail = max(1, min(TAIL, LOGIT_BYTES // (4 * bundle.config.vocab_size * len(probes))))
-    theirs = llamacpp.logits_of_rows(path, probes, tail)
-    difference = compare(reference_logits(bundle.model, probes, tail), theirs)
-    tokenized = zip(llamacpp.tokenize(path, texts), texts, strict=True)
-    wrong = [text for found, text in tokenized if found != bundle.tokenizer.encode(text)]
     stops = tuple(bundle.tokenizer.id(token) for token in bundle.chat.stop_tokens)
+    found = llamacpp.inspect(path, probes, tail, texts, stops)
+    difference = compare(reference_logits(bundle.model, probes, tail), found.logits)
+    wrong = [text for ids, text in zip(found.tokens, texts, strict=True) if ids != bundle.tokenizer.encode(text)]
+    deaf = [i for i, ends in zip(stops, found.ends, strict=True) if not ends]
     gate = GATES[kind].at_depth(bundle.config.num_hidden_layers)
-    failures = [*difference.failures(gate), *_text_failures(path, wrong, stops)]
+    failures = difference.failures(gate)
+    failures += [f"{len(wrong)} texts have other token ids, e.g. {wrong[0][:60]!r}"] if wrong else []
+    failures += [f"llama.cpp does not stop at {deaf}"] if deaf else []
     size, equal = path.stat().st_size, len(texts) - len(wrong)
     return Certificate(path.name, kind, size, file_sha256(path), len(probes), difference, gate,
                        len(texts), equal, stops, tuple(failures))  # fmt: skip
@@ -144,12 +146,6 @@ def _measure(bundle: Bundle, path: Path, kind: str, probes: list[list[int]], tex
 
 def _mark_failed(path: Path) -> Path:
     return path.replace(path.with_name(path.name + ".FAILED"))
-
-
-def _text_failures(path: Path, wrong: Sequence[str], stops: Sequence[int]) -> list[str]:
-    failures = [f"{len(wrong)} texts have other token ids, e.g. {wrong[0][:60]!r}"] if wrong else []
-    deaf = [i for i, ends in zip(stops, llamacpp.ends_generation(path, stops), strict=True) if not ends]
-    return failures + ([f"llama.cpp does not stop at {deaf}"] if deaf else [])
 
 
 def probe_rows(bundle: Bundle) -> list[list[int]]:
