@@ -139,6 +139,13 @@ def test_the_merged_weight_does_what_linear_and_adapter_do(kind: str) -> None:
             assert gemma3.relative(x @ adapter.merged_weight(module).T, module(x)) <= 1e-5
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_attaching_keeps_the_models_mode(training: bool) -> None:
+    model = gemma3.rebuilt(gemma3.theirs("270m")).train(training)
+    adapter.attach(model, peft_adapters.recipe("lora"), seed=0)
+    assert {module.training for module in model.modules()} == {training}
+
+
 def test_targets_choose_the_linears() -> None:
     model = trained("lora", targets=("v_proj", "down_proj"))
     assert len(adapter.adapted(model)) == 14

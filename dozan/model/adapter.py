@@ -144,7 +144,7 @@ def attach(model: nn.Module, recipe: AdapterRecipe, seed: int) -> None:
     for name, linear in found:
         assert isinstance(linear, nn.Linear)
         parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, AdaptedLinear(linear, recipe, name, seed))
+        setattr(model.get_submodule(parent), child, AdaptedLinear(linear, recipe, name, seed).train(linear.training))
 
 
 def adapter_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -66,8 +66,7 @@ def _download(name: str) -> Path:
         raise InputError(f"model {name!r}: no such folder, and the hub needs `pip install 'dozan[hub]'`") from error
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_WANTED)))
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled,
-            errors.HFValidationError, OSError) as error:  # fmt: skip
+    except (errors.HTTPError, errors.LocalEntryNotFoundError, errors.HFValidationError, OSError) as error:
         raise InputError(f"model {name!r}: {_remedy(error)}") from error
 
 

@@ -55,6 +55,8 @@ def read_config(folder: Path) -> Gemma3Config:
         raise InputError(f"{path}: {_VISION} needs a text_config object")
     try:
         config = Gemma3Config.from_json(raw)
+    except InputError as error:
+        raise InputError(f"{folder}{os.sep}{error}") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a Gemma 3 configuration ({error!r})") from error
     _check_sizes(path, config)
