@@ -105,7 +105,7 @@ def test_at_most_twenty_errors_are_shown() -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), st.text("ابتث \n{},:١a1😀🧿", max_size=30))
-@settings(max_examples=60)
+@settings(deadline=None)
 def test_the_prompt_is_a_prefix_of_the_row_and_the_rest_is_the_answer(question: str, value: str) -> None:
     call = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"a": value}}}]}
     example = row([{"role": "user", "content": question}, call])

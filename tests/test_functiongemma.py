@@ -8,7 +8,7 @@ from typing import Any
 
 import jinja2
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dozan.chat import FUNCTIONGEMMA
@@ -268,6 +268,7 @@ def same(left: Any, right: Any) -> bool:
 
 
 @given(CALLS, TEXTS)
+@settings(deadline=None)
 def test_parse_gives_back_what_render_wrote(calls: list[tuple[str, dict[str, Any]]], text: str) -> None:
     named = [{"function": {"name": name, "arguments": arguments}} for name, arguments in calls]
     rendered = FUNCTIONGEMMA.render([USER, {"role": "assistant", "content": text, "tool_calls": named}], [])
@@ -327,6 +328,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES, max_size=40).map("".join))
+@settings(deadline=None)
 def test_parse_never_raises(text: str) -> None:
     parsed = FUNCTIONGEMMA.parse(text)
     assert parsed.calls or parsed.problems or START not in text

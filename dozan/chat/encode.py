@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from dozan.errors import InputError
 from dozan.rows.example import Example
 
 _SHOWN = 20
+_TOGETHER = 256
 _T = TypeVar("_T")
 
 
@@ -35,18 +37,11 @@ def encode_example(example: Example, chat: ChatFormat, tokenizer: Tokenizer, max
 def encode_rows(examples: Sequence[Example], chat: ChatFormat, tokenizer: Tokenizer, max_tokens: int) -> list[Tokens]:
     """Every row's tokens, in order; nothing is truncated or dropped. All bad rows are named in one InputError."""
     errors: list[str] = []
-    rendered: list[tuple[Example, Rendered]] = []
-    for example in examples:
-        row = _attempt(partial(_render, example, chat), errors)
-        if row is not None:
-            rendered.append((example, row))
-    encoded = tokenizer.encode_many([row for _, row in rendered])
-    rows = [
-        _attempt(partial(_tokens, example, row, found, chat, tokenizer, max_tokens), errors)
-        for (example, row), found in zip(rendered, encoded, strict=True)
-    ]
+    rows: list[Tokens] = []
+    for at in range(0, len(examples), _TOGETHER):
+        rows += _encode_some(examples[at : at + _TOGETHER], chat, tokenizer, max_tokens, errors)
     _raise(errors, len(examples))
-    return [row for row in rows if row is not None]
+    return rows
 
 
 def encode_prompt(example: Example, chat: ChatFormat, tokenizer: Tokenizer) -> list[int]:
@@ -69,6 +64,23 @@ def gold(example: Example) -> Parsed:
     turn = read_turns(example.messages[last : last + 1], notes)
     notes.raise_errors()
     return Parsed(turn[0].calls, turn[0].text)
+
+
+def _encode_some(
+    examples: Sequence[Example], chat: ChatFormat, tokenizer: Tokenizer, max_tokens: int, errors: list[str]
+) -> list[Tokens]:
+    """The tokens of the rows that can be used; what is wrong with the others goes to `errors`."""
+    rendered: list[tuple[Example, Rendered]] = []
+    for example in examples:
+        row = _attempt(partial(_render, example, chat), errors)
+        if row is not None:
+            rendered.append((example, row))
+    encoded = tokenizer.encode_many([row for _, row in rendered])
+    rows = [
+        _attempt(partial(_tokens, example, row, found, chat, tokenizer, max_tokens), errors)
+        for (example, row), found in zip(rendered, encoded, strict=True)
+    ]
+    return [row for row in rows if row is not None]
 
 
 def _render(example: Example, chat: ChatFormat) -> Rendered:
@@ -100,15 +112,13 @@ def _tokens(
 
 def span_weights(spans: Sequence[Span], trained: Sequence[Span]) -> tuple[float, ...]:
     """1.0 for each token whose characters lie in a trained span, else 0.0. A token across a border is a bug of ours."""
-    weights: list[float] = []
-    at = 0
-    for start, end in spans:
-        while at < len(trained) and trained[at][1] <= start:
-            at += 1
-        inside = at < len(trained) and start >= trained[at][0]
-        border = at < len(trained) and (end > trained[at][1] if inside else end > trained[at][0])
-        assert not border, f"a token at characters {start} to {end} lies across the border of a trained span"
-        weights.append(1.0 if inside else 0.0)
+    starts = [start for start, _ in spans]
+    weights = [0.0] * len(spans)
+    for begin, stop in trained:
+        first, after = bisect_left(starts, begin), bisect_left(starts, stop)
+        for border, at in ((begin, first - 1), (stop, after - 1)):
+            assert at < 0 or spans[at][1] <= border, f"a token at {spans[at]} lies across the border {border}"
+        weights[first:after] = [1.0] * (after - first)
     return tuple(weights)
 
 
