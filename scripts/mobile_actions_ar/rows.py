@@ -71,11 +71,11 @@ def open_value(slot: str, frame: str, first: str, dialect: Dialect, where: str, 
     return makers[slot](where, rng)
 
 
-def moment_for(found: list[str], dialect: Dialect, where: str, rng: random.Random) -> times.Moment:
+def moment_for(tool: str, found: list[str], dialect: Dialect, where: str, rng: random.Random) -> times.Moment:
     """A time for the slots; one counted from now only where a single slot holds all of it."""
     if "when" in found and rng.random() < times.RELATIVE_SHARE:
         return times.relative_moment(dialect.time, where, rng)
-    return times.fixed_moment(dialect.time, where, rng)
+    return times.fixed_moment(dialect.time, tool, where, rng)
 
 
 def call_draft(tool: str, frame: str, template: str, dialect: Dialect, where: str, rng: random.Random) -> Draft:
@@ -98,7 +98,7 @@ def call_draft(tool: str, frame: str, template: str, dialect: Dialect, where: st
         said["duration"], copied = times.lasting(dialect.time, minutes, rng)
         arguments["minutes"], kinds["minutes"] = minutes, "copied" if copied else "computed"
     if {"when", "clock"} & set(found):
-        moment = moment_for(found, dialect, where, rng)
+        moment = moment_for(tool, found, dialect, where, rng)
         said.update(when=times.say(moment, rng), day=moment.day, clock=moment.clock)
         now, keys = moment.now, (moment.key,)
         arguments["datetime"], kinds["datetime"] = f"{moment.meant:%Y-%m-%dT%H:%M:00}", "computed"

@@ -13,7 +13,11 @@ DAY_KINDS = {"today": 14, "tonight": 8, "tomorrow": 30, "after_tomorrow": 13, "w
              "in_days": 4}
 PERIOD_HOURS = {"morning": range(5, 12), "noon": range(12, 15), "afternoon": range(15, 18), "evening": range(17, 21),
                 "night": range(20, 24)}
-PERIOD_SHARES = {"morning": 40, "noon": 12, "afternoon": 16, "evening": 16, "night": 16}
+PERIOD_SHARES = {
+    "set_alarm": {"morning": 60, "noon": 6, "afternoon": 12, "evening": 12, "night": 10},
+    "create_calendar_event": {"morning": 34, "noon": 14, "afternoon": 20, "evening": 20, "night": 12},
+}
+USUAL_HOURS = {"set_alarm": range(4, 24), "create_calendar_event": range(8, 23)}
 MINUTE_SHARES = {0: 62, 30: 15, 15: 8, 45: 7, -1: 8}
 LEAD_MINUTES = {"train": (5, 10, 15, 20, 25, 30, 45, 60, 120, 240), "test": (12, 35, 40, 50, 90, 180)}
 TIMER_MINUTES = {"test": (8, 12, 18, 22, 27, 35, 40, 50, 55, 65, 90)}
@@ -93,10 +97,10 @@ def hour_text(words: TimeWords, hour: int, minute: int, rng: random.Random) -> s
     return f"{name} {tail}".strip()
 
 
-def clock_phrase(words: TimeWords, night: bool, rng: random.Random) -> tuple[str, int, int]:
-    """A clock phrase with its period, and the hour and minute that it means."""
-    period = rng.choice(("evening", "night")) if night else pick(PERIOD_SHARES, rng)
-    hours = PERIOD_HOURS[period]
+def clock_phrase(words: TimeWords, tool: str, night: bool, rng: random.Random) -> tuple[str, int, int]:
+    """A clock phrase with its period, and the hour and minute that it means; the tool has its usual hours."""
+    period = rng.choice(("evening", "night")) if night else pick(PERIOD_SHARES[tool], rng)
+    hours = [hour for hour in PERIOD_HOURS[period] if hour in USUAL_HOURS[tool]]
     hour = rng.choice([h for h in hours if not night or h >= 18])
     minute = rng.choices(list(MINUTE_SHARES), weights=list(MINUTE_SHARES.values()))[0]
     if minute == 45 and hour + 1 not in hours:
@@ -115,13 +119,13 @@ def relative_moment(words: TimeWords, where: str, rng: random.Random) -> Moment:
     return Moment(now, "", f"{rng.choice(words.after)} {said}", now + timedelta(minutes=minutes), f"after {minutes}")
 
 
-def fixed_moment(words: TimeWords, where: str, rng: random.Random) -> Moment:
+def fixed_moment(words: TimeWords, tool: str, where: str, rng: random.Random) -> Moment:
     """A moment on a named day by the clock, later than now, from the side's own combinations."""
     while True:
         now = random_now(rng)
         kind = pick(DAY_KINDS, rng)
         day, ahead = day_phrase(words, kind, now, rng)
-        clock, hour, minute = clock_phrase(words, kind == "tonight", rng)
+        clock, hour, minute = clock_phrase(words, tool, kind == "tonight", rng)
         meant = now.replace(hour=hour, minute=minute) + timedelta(days=ahead)
         key = f"{day} {hour:02d}:{minute:02d}".translate({value: key for key, value in ARABIC_DIGITS.items()})
         if meant > now and side(key) == where:
