@@ -17,7 +17,6 @@ from dozan.model.gemma3 import Gemma3, Gemma3Config
 from dozan.model.hub import resolve_model, run_base
 from dozan.model.peft_format import ADAPTER_CONFIG, load_adapter
 from dozan.model.weights import load_model
-from dozan.recipe import load_recipe
 
 
 @dataclass(frozen=True)
@@ -57,16 +56,20 @@ def open_model(
 def _parts(folder: Path, name: str) -> tuple[Path, Path | None, str]:
     """The base folder, the adapter's folder if any, and the chat format by name."""
     if (folder / "run.json").is_file():
-        recipe = folder / "recipe.yaml"
-        chat = load_recipe(str(recipe)).chat if recipe.is_file() else "auto"
-        return resolve_model(run_base(folder)), folder / "adapter", chat
+        return resolve_model(run_base(folder)), folder / "adapter", _run_chat(folder)
     if (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file():
         config = folder / ADAPTER_CONFIG
         base = read_json(config).get("base_model_name_or_path")
         if not isinstance(base, str) or not base:
             raise InputError(f"{config}: base_model_name_or_path is {base!r}; name the base model there")
-        return resolve_model(base), folder, "auto"
+        runs = [parent for parent in (folder.parent, folder.parent.parent) if (parent / "run.json").is_file()]
+        return resolve_model(base), folder, _run_chat(runs[0]) if runs else "auto"
     return resolve_model(name), None, "auto"
+
+
+def _run_chat(run: Path) -> str:
+    """The chat format that a run was trained with."""
+    return str(read_json(run / "run.json").get("chat") or "auto")
 
 
 def check_rows(folder: Path, tokenizer: Tokenizer, chat: ChatFormat, rows: int) -> None:
