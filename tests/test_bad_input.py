@@ -118,7 +118,7 @@ def test_no_supervised_token(refused: Refused, base: Path, tmp_path: Path) -> No
     del question["messages"][-1]
     rows = write_rows(tmp_path / "rows.jsonl", conversation(), question)
     message = refused(*train(base, rows, tmp_path / "out"))
-    assert "rows.jsonl:2" in message and "nothing to train on" in message
+    assert "rows.jsonl:2" in message and "no assistant message" in message
     assert not (tmp_path / "out").exists()
 
 
