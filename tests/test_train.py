@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -23,7 +24,7 @@ from dozan.model.adapter import adapter_parameters, attach
 from dozan.model.gemma3 import Gemma3
 from dozan.pack import Batch
 from dozan.recipe import Recipe, override
-from dozan.train import loop
+from dozan.train import live, loop
 from dozan.train.live import Event, PlainLines, sparkline
 from dozan.train.loop import TrainResult, accumulate, evaluation_loss, fit, total_weight
 from dozan.train.plan import Plan, make_plan
@@ -429,6 +430,20 @@ def test_plain_lines_show_first_last_and_some(tmp_path: Path) -> None:
     run(tmp_path / "run", recipe("train.log_steps=4"), view)
     assert [line.split()[1] for line in shown if " left" in line] == ["1/9", "4/9", "8/9", "9/9"]
     assert any("10 rows" in line for line in shown) and any("held-out loss" in line for line in shown)
+
+
+def test_live_view_shows_what_a_step_was() -> None:
+    from rich.console import Console
+
+    plan = {"event": "plan", "steps": 4, "first": 0, "log_steps": 1}
+    event = {"event": "step", "step": 2, "epoch": 0.5, "train/loss": 1.25, "train/grad_norm": 0.5,
+             "train/learning_rate": 1e-3, "train/tokens_per_second": 1234.0, "train/memory_bytes": 2**30}  # fmt: skip
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(live._panel(event, plan, [2.0, 1.25], [30.0, 31.0], 100))
+    shown = console.export_text()
+    for part in ("step 2 of 4", "1:01 left", "loss 1.2500", "norm 0.500", "1.00e-03", "1,234 tokens/s", "1,024 MiB"):
+        assert part in shown, shown
+    assert "█▁" in shown
 
 
 def test_sparkline_follows_the_values() -> None:

@@ -155,12 +155,12 @@ def _live_view() -> Iterator[OnEvent]:
 def _panel(event: Event, plan: Event, losses: list[float], seconds: list[float], width: int) -> Any:
     from rich.console import Group
     from rich.panel import Panel
-    from rich.progress_bar import ProgressBar
     from rich.text import Text
 
     inner = max(20, min(width, 100) - 4)
-    head = Text(f"step {event['step']} of {plan['steps']}   epoch {event['epoch']:.2f}   "
-                f"{remaining(seconds, plan['steps'] - event['step'])} left")  # fmt: skip
-    bar = ProgressBar(total=plan["steps"], completed=event["step"], width=inner)
+    left = remaining(seconds, plan["steps"] - event["step"])
+    head = f"step {event['step']} of {plan['steps']}   epoch {event['epoch']:.2f}   {left} left"
+    done = inner * event["step"] // plan["steps"]
+    bar = Text.assemble(("━" * done, "green"), ("━" * (inner - done), "bright_black"))
     graph = Text(sparkline(losses, inner), style="cyan")
-    return Panel(Group(head, bar, Text(step_text(event)), graph), title="training", width=inner + 4)
+    return Panel(Group(Text(head), bar, Text(step_text(event)), graph), title="training", width=inner + 4)
