@@ -16,7 +16,7 @@ import dozan
 from dozan.errors import InputError
 from dozan.recipe import load_recipe
 from dozan.rows.readers import read_rows
-from dozan.terminal import console, duration, isolate, percent, print_scores, progress, show
+from dozan.terminal import console, duration, isolate, percent, print_line, print_scores, progress, show
 from dozan.verb import callable_as
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def demo(out: str | Path = "output/demo", fresh: bool = False) -> None:
     started = time.monotonic()
     stages = open_stages(out, fresh)
     training, test = read_rows(TRAIN), read_rows(TEST)
-    console.print(f"{len(training)} Arabic rows to train on, {len(test)} to test on; base: {dozan.EMBEDDED_BASE}")
+    console.print(f"{len(training)} Arabic rows to train on, {len(test)} to test on, with the embedded base")
     run, merged, gguf = out / "run", out / "merged", out / "gguf"
     stages.run("check", "Checking the rows", partial(check, training, test))
     base = dozan.EMBEDDED_BASE
@@ -82,6 +82,8 @@ def demo(out: str | Path = "output/demo", fresh: bool = False) -> None:
     stages.run("merge", "Merging the adapter into the base", partial(dozan.merge, run, merged))
     stages.run("export", "Writing GGUF files, each measured against the tuned model", partial(export, run, gguf))
     stages.run("gguf", "Scoring the GGUF through llama.cpp", partial(score, gguf_file(gguf), test, out / "gguf.json"))
+    from dozan.judge.evaluate import read_scores
+
     scores = {name: read_scores(out / f"{name}.json") for name in ("base", "tuned", "gguf")}
     report = write_the_report(out, run, scores)
     print_scores({"base": scores["base"], "tuned": scores["tuned"], f"GGUF {KIND}": scores["gguf"]})
@@ -158,13 +160,6 @@ def gguf_file(folder: Path) -> Path:
     return folder / f"run-{KIND}.gguf"
 
 
-def read_scores(path: Path) -> Scores:
-    """The scores that `score` wrote."""
-    from dozan.judge.summary import Scores
-
-    return Scores.from_json(json.loads(path.read_text(encoding="utf-8")), str(path))
-
-
 def write_the_report(out: Path, run: Path, scores: dict[str, Scores]) -> Path:
     """report.html: the curves of the run and these scores, in one file."""
     from dozan.judge.report import write_report
@@ -177,10 +172,9 @@ def print_samples(base: Scores, tuned: Scores) -> None:
     """Commands with what base and tuned answer: the first of each of several dialects."""
     answers = {row.id: row for row in base.rows}
     for row in pick_samples(tuned.rows):
-        console.print(f"\n[bold]{isolate(row.query)}[/bold]  ({row.dialect})")
+        print_line(f"\n{isolate(row.query)}  ({row.dialect})", style="bold")
         for name, found in (("base", answers[row.id]), ("tuned", row)):
-            console.print(f"  {name:6}", end="")
-            console.print(_answer(found), markup=False)
+            print_line(f"  {name:6}{_answer(found)}")
     console.print()
 
 
@@ -203,5 +197,4 @@ def _answer(row: RowScore) -> str:
 def print_files(files: dict[str, Path]) -> None:
     """Where everything is."""
     for name, path in files.items():
-        console.print(f"{name:7}", end="")
-        console.print(str(path), markup=False)
+        print_line(f"{name:7}{path}")

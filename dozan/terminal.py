@@ -74,26 +74,24 @@ def percent(share: float | None) -> str:
 
 
 def print_scores(scores: Mapping[str, Scores]) -> None:
-    """One table of models: parse failures, tool name, strict, normalised; and the figures by argument kind apart."""
-    summaries = {name: found.summary() for name, found in scores.items()}
-    rows = next(iter(summaries.values()))["n"]
-    table = Table("", "parse failures", "tool name", "strict", "normalised", title=f"{rows} rows", title_justify="left")
-    for name, summary in summaries.items():
-        figures = (percent(summary[key]) for key in ("parse_failures", "tool_name", "strict", "normalised"))
-        table.add_row(name, *figures)
-    console.print(_right_aligned(table))
-    kinds = {kind: part["n"] for kind, part in next(iter(summaries.values()))["by_argument_kind"].items()}
-    table = Table("", *(f"{kind} (n = {n})" for kind, n in kinds.items()), title="arguments by kind, strict",
-                  title_justify="left")  # fmt: skip
-    for name, summary in summaries.items():
-        table.add_row(name, *(percent(summary["by_argument_kind"][kind]["strict"]) for kind in kinds))
-    console.print(_right_aligned(table))
+    """One table of models scored on the same rows, and the figures by argument kind apart."""
+    from dozan.judge.compare import compare, print_table
 
-
-def _right_aligned(table: Table) -> Table:
+    print_table(compare(scores), console)
+    kinds = {name: found.summary()["by_argument_kind"] for name, found in scores.items()}
+    first = next(iter(kinds.values()))
+    columns = [f"{kind} (n = {part['n']})" for kind, part in first.items()]
+    table = Table("", *columns, title="arguments by kind, strict", title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
-    return table
+    for name, parts in kinds.items():
+        table.add_row(name, *(percent(parts[kind]["strict"]) for kind in first))
+    console.print(table)
+
+
+def print_line(text: str, style: str | None = None) -> None:
+    """A line as it is: no markup read in it, and left to the terminal to wrap, which alone knows how Arabic runs."""
+    console.print(text, style=style, markup=False, soft_wrap=True)
 
 
 def show(parsed: Parsed) -> str:
@@ -109,7 +107,7 @@ def chat(model: str, prompt: str | None, tools: Path | None, max_new_tokens: int
     declarations = read_tools(tools or DEFAULT_TOOLS)
     served = serve(model)
     if prompt is not None:
-        console.print(show(_reply(served, declarations, (), prompt, max_new_tokens)[0]), markup=False)
+        print_line(show(_reply(served, declarations, (), prompt, max_new_tokens)[0]))
         return
     history: tuple[Json, ...] = ()
     if sys.stdin.isatty():
@@ -117,7 +115,7 @@ def chat(model: str, prompt: str | None, tools: Path | None, max_new_tokens: int
                       "conversation begins.")  # fmt: skip
     while (line := _read_line()) is not None:
         parsed, history = _reply(served, declarations, history, line, max_new_tokens)
-        console.print(show(parsed), markup=False)
+        print_line(show(parsed))
 
 
 def _read_line() -> str | None:

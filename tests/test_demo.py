@@ -13,6 +13,7 @@ from ship_models import make_folder
 import dozan
 from dozan.cli import main
 from dozan.errors import InputError
+from dozan.judge.evaluate import read_scores
 from dozan.rows.readers import read_rows
 
 demo = import_module("dozan.demo")
@@ -49,7 +50,7 @@ def test_the_whole_way_and_again(small: Path, capsys: Captured) -> None:
     assert "<svg" in report and "http://" not in report.replace("http://www.w3.org", "")
     for word in ("parse failures", "tool name", "strict", "normalised", "copied", "computed", "absent", "report.html"):
         assert word in first
-    sample = demo.pick_samples(demo.read_scores(small / "tuned.json").rows)[0]
+    sample = demo.pick_samples(read_scores(small / "tuned.json").rows)[0]
     assert f"\u2068{sample.query}\u2069" in first
 
     kept = {path: path.stat().st_mtime_ns for path in small.rglob("*.safetensors")}

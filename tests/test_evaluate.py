@@ -56,7 +56,7 @@ def test_right_answers_score_one_and_everything_is_written(bundle: Bundle, tmp_p
     assert asked == [encode_prompt(example, FUNCTIONGEMMA, bundle.tokenizer) for example in EXAMPLES]
     assert [r.strict for r in scores.rows] == [True] * 3
     written = json.loads(file.read_text(encoding="utf-8"))
-    assert written["summary"]["strict"] == 1.0 and written["model"] == "base"
+    assert written["strict"] == 1.0 and written["model"] == "base"
     assert [r["id"] for r in written["rows"]] == ["a", "b", "c"]
     assert "سارة" in written["rows"][0]["prediction"] and "سارة" in file.read_text(encoding="utf-8")
     assert read_scores(file) == scores and list(file.parent.iterdir()) == [file]

@@ -111,8 +111,8 @@ class Scores:
         }
 
     def to_json(self) -> dict[str, Json]:
-        """The summary and every row, as `from_json` reads it."""
-        return {"summary": self.summary(), "rows": [dataclasses.asdict(row) for row in self.rows]}
+        """Every figure at the top level (`n`, `strict`, ...), and every row, as `from_json` reads it."""
+        return {**self.summary(), "rows": [dataclasses.asdict(row) for row in self.rows]}
 
     @staticmethod
     def from_json(found: Json, place: str = "scores") -> Scores:

@@ -11,8 +11,13 @@ from dozan.chat.format import ChatFormat
 from dozan.chat.sentencepiece_json import Piece, tokenizer_definition
 from dozan.chat.tokenizer import Tokenizer
 from dozan.errors import InputError
+from dozan.judge.evaluate import evaluate as evaluate_in_torch
+from dozan.judge.evaluate import write_scores
+from dozan.judge.score import score_rows
+from dozan.judge.summary import Scores
 from dozan.model.bundle import Bundle
 from dozan.rows.example import Example
+from dozan.rows.readers import read_rows
 
 OnProgress = Callable[[int, int], None]
 Complete = Callable[[Sequence[Sequence[int]], int, OnProgress | None], list[list[int]]]
@@ -25,6 +30,25 @@ class Served:
     tokenizer: Tokenizer
     chat: ChatFormat
     complete: Complete
+
+
+def evaluate(
+    model: str | Path | Bundle, data: str | Path | Sequence[Example], json: Path | None = None,
+    max_new_tokens: int = 256, limit: int | None = None, on_progress: OnProgress | None = None,
+) -> Scores:  # fmt: skip
+    """Score a run, a checkpoint folder, a hub id, an opened model or a GGUF file on rows.
+
+    `json` gets every figure and every row's prediction. Raises InputError for what cannot be scored.
+    """
+    if isinstance(model, Bundle) or not str(model).endswith(".gguf"):
+        return evaluate_in_torch(model, data, json, max_new_tokens, limit, on_progress)
+    examples = (read_rows(data) if isinstance(data, str | Path) else list(data))[:limit]
+    served = serve_gguf(model)
+    texts = answer(served, examples, max_new_tokens, on_progress)
+    scores = score_rows(examples, texts, served.chat)
+    if json is not None:
+        write_scores(json, scores, str(model))
+    return scores
 
 
 def serve(model: str | Path) -> Served:
