@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -81,7 +82,7 @@ def print_scores(scores: Mapping[str, Scores]) -> None:
     kinds = {name: found.summary()["by_argument_kind"] for name, found in scores.items()}
     first = next(iter(kinds.values()))
     columns = [f"{kind} (n = {part['n']})" for kind, part in first.items()]
-    table = Table("", *columns, title="arguments by kind, strict", title_justify="left")
+    table = Table("", *columns, title="arguments by kind, strict", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
     for name, parts in kinds.items():

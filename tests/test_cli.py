@@ -105,7 +105,7 @@ def test_eval_writes_every_figure(run: Path, rows: Path, tmp_path: Path, capsys:
     assert found["n"] == 6 and 0 <= found["strict"] <= found["normalised"] <= 1
     assert [row["id"] for row in found["rows"]] == [str(i) for i in range(6)]
     table = capsys.readouterr().out
-    assert "6 rows" in table and "parse failures" in table and "copied" in table
+    assert "6 rows" in table and "failures" in table and "copied" in table
 
 
 def test_merge_export_and_the_gguf_answers_as_the_run(run: Path, rows: Path, tmp_path: Path, capsys: Captured) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -77,7 +78,8 @@ def mcnemar(wins: int, losses: int) -> float:
 def print_table(comparison: Comparison, console: Console | None = None) -> None:
     """Prints the figures with their intervals, then what changed between the first two models."""
     console = console or Console()
-    table = Table("", *(TITLES[column] for column in COLUMNS), title=f"{comparison.n} rows", title_justify="left")
+    titles = ("", *(TITLES[column] for column in COLUMNS))
+    table = Table(*titles, title=f"{comparison.n} rows", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
     for name, figures in comparison.figures.items():
