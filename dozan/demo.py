@@ -68,6 +68,9 @@ def demo(out: str | Path = "output/demo", fresh: bool = False) -> None:
     What an earlier call finished in `out` is used again; `fresh` forgets it. Raises InputError when `out` holds
     something else.
     """
+    from dozan.judge.evaluate import read_scores
+    from dozan.judge.report import report_run
+
     out = Path(out)
     started = time.monotonic()
     stages = open_stages(out, fresh)
@@ -82,13 +85,12 @@ def demo(out: str | Path = "output/demo", fresh: bool = False) -> None:
     stages.run("merge", "Merging the adapter into the base", partial(dozan.merge, run, merged))
     stages.run("export", "Writing GGUF files, each measured against the tuned model", partial(export, run, gguf))
     stages.run("gguf", "Scoring the GGUF through llama.cpp", partial(score, gguf_file(gguf), test, out / "gguf.json"))
-    from dozan.judge.evaluate import read_scores
-
-    scores = {name: read_scores(out / f"{name}.json") for name in ("base", "tuned", "gguf")}
-    report = write_the_report(out, run, scores)
-    print_scores({"base": scores["base"], "tuned": scores["tuned"], f"GGUF {KIND}": scores["gguf"]})
+    names = {"base": "base", "tuned": "tuned", f"GGUF {KIND}": "gguf"}
+    scores = {name: read_scores(out / f"{file}.json") for name, file in names.items()}
+    report_run(out / "report.html", run, scores, "dozan demo: Arabic phone commands")
+    print_scores(scores)
     print_samples(scores["base"], scores["tuned"])
-    print_files({"run": run, "merged": merged, "GGUF": gguf_file(gguf), "report": report})
+    print_files({"run": run, "merged": merged, "GGUF": gguf_file(gguf), "report": out / "report.html"})
     again = "; start afresh with: dozan demo --fresh" if stages.reused else ""
     console.print(f"{duration(time.monotonic() - started)} in all{again}")
 
@@ -158,14 +160,6 @@ def export(run: Path, folder: Path) -> None:
 def gguf_file(folder: Path) -> Path:
     """Where the GGUF to ship lies."""
     return folder / f"run-{KIND}.gguf"
-
-
-def write_the_report(out: Path, run: Path, scores: dict[str, Scores]) -> Path:
-    """report.html: the curves of the run and these scores, in one file."""
-    from dozan.judge.report import write_report
-
-    write_report(out / "report.html", run, scores)
-    return out / "report.html"
 
 
 def print_samples(base: Scores, tuned: Scores) -> None:

@@ -81,8 +81,8 @@ def print_scores(scores: Mapping[str, Scores]) -> None:
     print_table(compare(scores), console)
     kinds = {name: found.summary()["by_argument_kind"] for name, found in scores.items()}
     first = next(iter(kinds.values()))
-    columns = [f"{kind} (n = {part['n']})" for kind, part in first.items()]
-    table = Table("", *columns, title="arguments by kind, strict", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    columns = ("", *(f"{kind} (n = {part['n']})" for kind, part in first.items()))
+    table = Table(*columns, title="arguments by kind, strict", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
     for name, parts in kinds.items():
