@@ -1,0 +1,119 @@
+"""Charts as inline SVG: lines over steps with axes, and bars with 95 % whiskers. Colours come from the page's style."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+Point = tuple[float, float]
+
+_WIDTH, _HEIGHT = 640, 220
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 10, 30
+_MOST_POINTS = 800
+
+
+@dataclass(frozen=True)
+class Line:
+    """A series; `dots` marks each point, for few and far between ones."""
+
+    name: str
+    points: tuple[Point, ...]
+    colour: int = 0
+    dots: bool = False
+
+
+def line_chart(lines: Sequence[Line], title: str, axis: str = "step") -> str:
+    """An SVG of lines over a common x, its y from 0 (or below) up; "" when no series has a point."""
+    finite = [Line(line.name, _finite(line.points), line.colour, line.dots) for line in lines]
+    drawn = [line for line in finite if line.points]
+    if not drawn:
+        return ""
+    xs = [x for line in drawn for x, _ in line.points]
+    ys = [y for line in drawn for _, y in line.points]
+    x_ticks, y_ticks = ticks(min(xs), max(xs), 7, whole=True), ticks(min(0.0, *ys), max(ys), 4)
+    frame = _Frame(min(xs), max(xs), y_ticks[0], max(y_ticks[-1], max(ys)))
+    parts = [f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">']
+    parts += [_grid(frame, y) for y in y_ticks] + [_tick(frame, x) for x in x_ticks]
+    parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 2}" text-anchor="end">{escape(axis)}</text>')
+    parts += [_draw(frame, line) for line in drawn]
+    return "".join(parts) + "</svg>"
+
+
+def bar(share: float, low: float | None, high: float | None, colour: int) -> str:
+    """A share as a bar of 0 to 100 %, with its interval as a whisker."""
+    parts = [f'<rect class="fill{colour}" width="{100 * share:.2f}" height="8" y="2"/>']
+    if low is not None and high is not None:
+        parts.append(f'<path class="whisker" d="M{100 * low:.2f} 6H{100 * high:.2f}"/>')
+    drawn = "".join(parts)
+    return (
+        '<svg class="bar" viewBox="0 0 100 12" preserveAspectRatio="none" aria-hidden="true">'
+        f'<rect class="track" width="100" height="8" y="2"/>{drawn}</svg>'
+    )
+
+
+def ticks(low: float, high: float, most: int, whole: bool = False) -> list[float]:
+    """At most about `most` round numbers that cover low to high: steps of 1, 2 or 5 times a power of ten."""
+    span = (high - low) or abs(high) or 1.0
+    power = 10.0 ** math.floor(math.log10(span / most))
+    step = next(power * m for m in (1, 2, 5, 10) if power * m * most >= span * (1 - 1e-9))
+    step = max(1.0, step) if whole else step
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    found = [i * step for i in range(first, max(last, first + 1) + 1)]
+    return [tick for tick in found if low <= tick <= high] if whole else found
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Maps data to the plot's rectangle."""
+
+    x_low: float
+    x_high: float
+    y_low: float
+    y_high: float
+
+    def x(self, value: float) -> float:
+        share = (value - self.x_low) / ((self.x_high - self.x_low) or 1)
+        return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
+
+    def y(self, value: float) -> float:
+        share = (value - self.y_low) / ((self.y_high - self.y_low) or 1)
+        return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
+
+
+def _grid(frame: _Frame, value: float) -> str:
+    y = frame.y(value)
+    line = f'<path class="grid" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>'
+    return f'{line}<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.4g}</text>'
+
+
+def _tick(frame: _Frame, value: float) -> str:
+    x, base = frame.x(value), _HEIGHT - _BOTTOM
+    mark = f'<path class="axis" d="M{x:.1f} {base}v4"/>'
+    return f'{mark}<text x="{x:.1f}" y="{base + 16}" text-anchor="middle">{value:,.0f}</text>'
+
+
+def _draw(frame: _Frame, line: Line) -> str:
+    points = [(frame.x(x), frame.y(y)) for x, y in thin(line.points)]
+    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+    drawn = f'<path class="line stroke{line.colour}" d="{path}"><title>{escape(line.name)}</title></path>'
+    if line.dots or len(points) == 1:
+        drawn += "".join(f'<circle class="fill{line.colour}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in points)
+    return drawn
+
+
+def thin(points: Sequence[Point]) -> list[Point]:
+    """At most 800 points: the lowest and the highest of each stretch, so that no spike is hidden."""
+    if len(points) <= _MOST_POINTS:
+        return list(points)
+    size = math.ceil(2 * len(points) / _MOST_POINTS)
+    kept: list[Point] = []
+    for start in range(0, len(points), size):
+        stretch = points[start : start + size]
+        kept += sorted({min(stretch, key=lambda p: p[1]), max(stretch, key=lambda p: p[1])})
+    return kept
+
+
+def _finite(points: Sequence[Point]) -> tuple[Point, ...]:
+    return tuple((x, y) for x, y in points if math.isfinite(x) and math.isfinite(y))
