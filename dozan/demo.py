@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 callable_as("dozan.demo", "dozan.demo")
 
 ROWS = Path(dozan.EMBEDDED_BASE).parent / "mobile_actions_ar"
-TRAIN, TEST = ROWS / "train.jsonl", ROWS / "test.jsonl"
+TRAIN, TEST = ROWS / "train.jsonl.gz", ROWS / "test.jsonl"
 RECIPE, KIND = "embedded", "q8_0"
 MARK = "demo.json"
 SAMPLES = 3

@@ -117,7 +117,7 @@ def pack_rows(rows: Sequence[Tokens], how: Packing, max_tokens: int) -> list[Bat
 
 
 def _fill(rows: Iterable[Tokens], share: bool, max_tokens: int) -> Iterable[Batch]:
-    pack, previous = _Pack(), ()
+    pack, previous = _Pack(), tuple[int, ...]()
     for row in rows:
         shared = _common_prefix(previous, row.ids) if share else 0
         if pack.rows and len(pack.ids) + len(row.ids) - shared > max_tokens:

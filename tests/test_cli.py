@@ -168,7 +168,7 @@ def test_interrupted_is_75(monkeypatch: pytest.MonkeyPatch, capsys: Captured) ->
 
 
 def test_the_opening_of_a_prompt_is_that_of_the_embedded_rows() -> None:
-    first = json.loads(next((terminal.DEFAULT_TOOLS.parent / "train.jsonl").open(encoding="utf-8")))
+    first = json.loads(next((terminal.DEFAULT_TOOLS.parent / "test.jsonl").open(encoding="utf-8")))
     said = first["messages"][1]["content"].split()[2]
     assert list(terminal.opening(True, datetime.fromisoformat(said))) == first["messages"][:2]
     assert terminal.read_tools(terminal.DEFAULT_TOOLS)[0]["function"]["name"] == "send_email"

@@ -26,7 +26,7 @@ from scripts.mobile_actions_ar.stats import calls, frames_of, read, row_tools  #
 FOLDER = ROOT / "dozan" / "assets" / "mobile_actions_ar"
 TOOLS = {tool["function"]["name"]: tool["function"]["parameters"]
          for tool in json.loads((FOLDER / "tools.json").read_text(encoding="utf-8"))}
-TRAIN, TEST = read(FOLDER / "train.jsonl"), read(FOLDER / "test.jsonl")
+TRAIN, TEST = read(FOLDER / "train.jsonl.gz"), read(FOLDER / "test.jsonl")
 ROWS = TRAIN + TEST
 NOW = re.compile(r"Now is (\d{4}-\d\d-\d\dT\d\d:\d\d) (\w+)")
 PROCLITIC = r"(?:و|ف)?(?:ل|لـ|ب|بـ|ال|لل)?"
@@ -193,8 +193,9 @@ def test_training_frames_are_many() -> None:
 
 def test_the_files_are_what_the_generator_writes(tmp_path: Path) -> None:
     build.write(tmp_path)
-    for name in ("tools.json", "train.jsonl", "test.jsonl"):
+    for name in ("tools.json", "test.jsonl"):
         assert (tmp_path / name).read_bytes() == (FOLDER / name).read_bytes(), name
+    assert read(tmp_path / "train.jsonl.gz") == TRAIN
     assert build.build(1) != build.build(2)
 
 

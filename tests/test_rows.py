@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -140,3 +141,13 @@ def test_other_damage() -> None:
     assert "dumped twice" in (encoding_damage(r"\u0627\u0644") or "")
     assert "U+FFFD" in (encoding_damage("abc\ufffd") or "")
     assert "latin-1" in (encoding_damage("الاسم: " + misread("أحمد", "latin-1")) or "")
+
+
+def test_gzipped_rows_read_like_plain_ones(tmp_path: Path) -> None:
+    write(tmp_path, ROW, name="rows.jsonl")
+    packed = tmp_path / "rows.jsonl.gz"
+    packed.write_bytes(gzip.compress((tmp_path / "rows.jsonl").read_bytes()))
+    assert [row.messages for row in read_rows(packed)] == [row.messages for row in read_rows(tmp_path / "rows.jsonl")]
+    packed.write_bytes(packed.read_bytes()[:-9])
+    with pytest.raises(InputError, match="rows.jsonl.gz: not a whole gzip file"):
+        read_rows(packed)

@@ -167,8 +167,10 @@ class Layer(nn.Module):
         super().__init__()
         self.index, self.sliding = index, config.layer_types[index] == SLIDING
         self.self_attn, self.mlp = Attention(config), FeedForward(config)
-        for name in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
-            self.add_module(f"{name}_layernorm", RMSNorm(config.hidden_size, config.rms_norm_eps))
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.pre_feedforward_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_feedforward_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         attended = self.self_attn(self.input_layernorm(x), rope, attend, self.index, self.sliding)

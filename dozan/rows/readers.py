@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +18,7 @@ Tools = tuple[Mapping[str, Json], ...]
 
 
 def read_rows(path: str | Path) -> list[Example]:
-    """The rows of a JSONL file: `{"messages": [...], "tools": [...], "id": ..., anything else}` a line.
+    """The rows of a JSONL file (or .jsonl.gz): `{"messages": [...], "tools": [...], "id": ..., anything else}` a line.
 
     `tools` may be missing (no tools) or the plain name of a JSON or JSONL file in the same folder, which is read once
     and shared. A row without `id` is called by its file and line. Blank lines are skipped. Raises one InputError that
@@ -54,12 +56,22 @@ def _lines(path: Path) -> list[tuple[int, str]]:
         near = sorted(p.name for p in path.parent.glob("*.jsonl")) if path.parent.is_dir() else []
         hint = f"; {path.parent} has {', '.join(near[:5])}" if near else ""
         raise InputError(f"{path}: no such file{hint}")
+    content = _content(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        line = content[: error.start].count(b"\n") + 1
         raise InputError(f"{path}:{line}: not UTF-8 (byte {error.start}); save the file as UTF-8") from None
     return [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
+
+
+def _content(path: Path) -> bytes:
+    if path.suffix != ".gz":
+        return path.read_bytes()
+    try:
+        return gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: not a whole gzip file ({error}); compress it again with gzip") from None
 
 
 def _row(line: str, place: str, folder: Path, shared: dict[str, Tools], errors: list[str]) -> Example | None:

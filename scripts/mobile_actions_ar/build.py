@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import sys
@@ -18,9 +19,9 @@ from scripts.mobile_actions_ar.tools import TOOLS
 FOLDER = Path(__file__).parents[2] / "dozan" / "assets" / "mobile_actions_ar"
 SEED = 20260313
 COUNTS = {
-    "train": {"create_calendar_event": 80, "set_alarm": 66, "set_timer": 40, "make_call": 54, "send_message": 66,
-              "send_email": 54, "get_weather": 44, "show_map": 48, "create_contact": 52, "turn_on_flashlight": 24,
-              "turn_off_flashlight": 24, "open_wifi_settings": 26, "parallel": 44, "no_call": 42},
+    "train": {"create_calendar_event": 250, "set_alarm": 210, "set_timer": 110, "make_call": 120, "send_message": 150,
+              "send_email": 120, "get_weather": 90, "show_map": 100, "create_contact": 130, "turn_on_flashlight": 70,
+              "turn_off_flashlight": 70, "open_wifi_settings": 60, "parallel": 130, "no_call": 140},
     "test": {"create_calendar_event": 9, "set_alarm": 8, "set_timer": 5, "make_call": 7, "send_message": 8,
              "send_email": 6, "get_weather": 6, "show_map": 6, "create_contact": 6, "turn_on_flashlight": 3,
              "turn_off_flashlight": 2, "open_wifi_settings": 3, "parallel": 6, "no_call": 5},
@@ -125,13 +126,16 @@ def build(seed: int = SEED) -> dict[str, list[dict[str, Any]]]:
 
 
 def write(folder: Path, seed: int = SEED) -> None:
-    """Writes tools.json, train.jsonl and test.jsonl into the folder."""
+    """Writes tools.json, train.jsonl.gz and test.jsonl into the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     tools = "[\n" + ",\n".join(json.dumps(tool, ensure_ascii=False) for tool in TOOLS) + "\n]\n"
     (folder / "tools.json").write_text(tools, encoding="utf-8")
     for where, rows in build(seed).items():
         text = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in rows)
-        (folder / f"{where}.jsonl").write_text(text, encoding="utf-8")
+        if where == "train":
+            (folder / "train.jsonl.gz").write_bytes(gzip.compress(text.encode("utf-8"), mtime=0))
+        else:
+            (folder / f"{where}.jsonl").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import sys
 from collections import Counter
@@ -18,8 +19,10 @@ NAMES = tuple(str(tool["function"]["name"]) for tool in TOOLS)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """The rows of a JSONL file, gzipped if its name says so."""
+    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+    with opened as file:
+        return [json.loads(line) for line in file]
 
 
 def calls(row: dict[str, Any]) -> list[dict[str, Any]]:
@@ -47,7 +50,7 @@ def frames_of(dialect: str, tool: str) -> int:
 
 def report(folder: Path = FOLDER) -> str:
     """All tables as Markdown."""
-    sides = {where: read(folder / f"{where}.jsonl") for where in ("train", "test")}
+    sides = {"train": read(folder / "train.jsonl.gz"), "test": read(folder / "test.jsonl")}
     dialects = [dialect.name for dialect in DIALECTS]
     by = {
         "dialect": {side: Counter(row["dialect"] for row in rows) for side, rows in sides.items()},

@@ -9,8 +9,10 @@ from datetime import datetime, timedelta
 
 from scripts.mobile_actions_ar.dialects.base import TimeWords
 
-DAY_KINDS = {"today": 14, "tonight": 8, "tomorrow": 30, "after_tomorrow": 13, "weekday": 24, "next_week": 3,
-             "in_days": 4}
+DAY_KINDS = {
+    "train": {"today": 10, "tonight": 8, "tomorrow": 20, "after_tomorrow": 20, "weekday": 32, "next_week": 5, "in_days": 5},
+    "test": {"today": 14, "tonight": 8, "tomorrow": 30, "after_tomorrow": 13, "weekday": 24, "next_week": 3, "in_days": 4},
+}
 PERIOD_HOURS = {"morning": range(5, 12), "noon": range(12, 15), "afternoon": range(15, 18), "evening": range(17, 21),
                 "night": range(20, 24)}
 PERIOD_SHARES = {
@@ -18,7 +20,7 @@ PERIOD_SHARES = {
     "create_calendar_event": {"morning": 34, "noon": 14, "afternoon": 20, "evening": 20, "night": 12},
 }
 USUAL_HOURS = {"set_alarm": range(4, 24), "create_calendar_event": range(8, 23)}
-MINUTE_SHARES = {0: 62, 30: 15, 15: 8, 45: 7, -1: 8}
+MINUTE_SHARES = {"train": {0: 46, 30: 17, 15: 14, 45: 15, -1: 8}, "test": {0: 62, 30: 15, 15: 8, 45: 7, -1: 8}}
 LEAD_MINUTES = {"train": (5, 10, 15, 20, 25, 30, 45, 60, 120, 240), "test": (12, 35, 40, 50, 90, 180)}
 TIMER_MINUTES = {"test": (8, 12, 18, 22, 27, 35, 40, 50, 55, 65, 90)}
 TIMER_MINUTES["train"] = tuple(n for n in (*range(1, 61), 70, 75, 80, 100, 120, 150) if n not in TIMER_MINUTES["test"])
@@ -97,12 +99,13 @@ def hour_text(words: TimeWords, hour: int, minute: int, rng: random.Random) -> s
     return f"{name} {tail}".strip()
 
 
-def clock_phrase(words: TimeWords, tool: str, night: bool, rng: random.Random) -> tuple[str, int, int]:
+def clock_phrase(words: TimeWords, tool: str, where: str, night: bool, rng: random.Random) -> tuple[str, int, int]:
     """A clock phrase with its period, and the hour and minute that it means; the tool has its usual hours."""
     period = rng.choice(("evening", "night")) if night else pick(PERIOD_SHARES[tool], rng)
     hours = [hour for hour in PERIOD_HOURS[period] if hour in USUAL_HOURS[tool]]
     hour = rng.choice([h for h in hours if not night or h >= 18])
-    minute = rng.choices(list(MINUTE_SHARES), weights=list(MINUTE_SHARES.values()))[0]
+    shares = MINUTE_SHARES[where]
+    minute = rng.choices(list(shares), weights=list(shares.values()))[0]
     if minute == 45 and hour + 1 not in hours:
         minute = 0
     if minute == -1:
@@ -123,9 +126,9 @@ def fixed_moment(words: TimeWords, tool: str, where: str, rng: random.Random) ->
     """A moment on a named day by the clock, later than now, from the side's own combinations."""
     while True:
         now = random_now(rng)
-        kind = pick(DAY_KINDS, rng)
+        kind = pick(DAY_KINDS[where], rng)
         day, ahead = day_phrase(words, kind, now, rng)
-        clock, hour, minute = clock_phrase(words, tool, kind == "tonight", rng)
+        clock, hour, minute = clock_phrase(words, tool, where, kind == "tonight", rng)
         meant = now.replace(hour=hour, minute=minute) + timedelta(days=ahead)
         key = f"{day} {hour:02d}:{minute:02d}".translate({value: key for key, value in ARABIC_DIGITS.items()})
         if meant > now and side(key) == where:
