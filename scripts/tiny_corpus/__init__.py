@@ -1,0 +1,1 @@
+"""What the embedded base is pretrained on: English commands, copying, dates, and text with a fitting licence."""
