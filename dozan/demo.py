@@ -27,7 +27,7 @@ callable_as("dozan.demo", "dozan.demo")
 
 ROWS = Path(dozan.EMBEDDED_BASE).parent / "mobile_actions_ar"
 TRAIN, TEST = ROWS / "train.jsonl.gz", ROWS / "test.jsonl"
-RECIPE, KIND = "embedded", "q8_0"
+RECIPE, KIND = "mobile-actions", "q8_0"
 MARK = "demo.json"
 SAMPLES = 3
 MAX_NEW_TOKENS = 256
@@ -137,7 +137,7 @@ def check(training: Sequence[Example], test: Sequence[Example]) -> None:
 
 
 def train(run: Path) -> None:
-    """The embedded recipe on the embedded rows; an interrupted run goes on."""
+    """The demo's recipe on the embedded rows; an interrupted run goes on."""
     dozan.train(TRAIN, dozan.EMBEDDED_BASE, run, RECIPE, eval_data=TEST)
 
 

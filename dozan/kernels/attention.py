@@ -52,10 +52,13 @@ class TrieAttention:
         return F.embedding(plan.place, parts.flatten(1)).view_as(q)
 
     def _attend(self, group: _Group, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        heads = q.shape[1] // k.shape[1]
+        shared = k.shape[1]
         queries, keys, values = _gather(q, group.queries), _gather(k, group.keys), _gather(v, group.keys)
-        keys, values = (x[:, :, None].expand(-1, -1, heads, -1, -1).flatten(1, 2) for x in (keys, values))
-        out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=group.mask, scale=self.scale)
+        # The query heads of a key head queue up as more queries, so that keys are neither copied nor expanded.
+        queries = queries.unflatten(1, (shared, -1)).flatten(2, 3)  # [B, K, H / K * BLOCK, E]
+        mask = group.mask.repeat(1, 1, q.shape[1] // shared, 1)
+        out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=self.scale)
+        out = out.unflatten(2, (-1, BLOCK)).flatten(1, 2)  # [B, H, BLOCK, E]
         return out.transpose(1, 2).flatten(0, 1)  # [B * BLOCK, H, E]
 
 
