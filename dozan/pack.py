@@ -1,9 +1,9 @@
 """Tokens -> Batch: rows packed as a forest of token tries, so that a prefix shared by many rows is computed once.
 
-A pack lists the forest's tokens in depth-first order. Each token has a `position` (its depth) and an `end` (the packed index
-where its subtree ends). Token q sees token k iff `k <= q < end[k]`, and in sliding layers also
-`position[q] - position[k] < window`. Plain packing is a forest of paths. Supervision is a list of `(at, target, weight)`
-apart from the tokens, so that a branching node is scored once for each of its branches.
+A pack lists the forest's tokens in depth-first order. Each token has a `position` (its depth) and an `end` (the
+packed index where its subtree ends). Token q sees token k iff `k <= q < end[k]`, and in sliding layers also
+`position[q] - position[k] < window`. Plain packing is a forest of paths. Supervision is a list of `(at, target,
+weight)` apart from the tokens, so that a branching node is scored once for each of its branches.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ Packing = Literal["tries", "paths", "none"]
 class Batch:
     """One pack of T tokens from one or more rows, with S supervised predictions.
 
-    ids, position, end: int64 [T]. at, target: int64 [S]; weight: float32 [S]: the hidden state at packed index `at` predicts
-    `target` with that weight. `rows` are the ids of the rows in packed order, `row_starts` the packed index at which each
-    begins to differ from the row before it (for paths: where it begins), `tokens` the tokens of the rows before sharing.
+    ids, position, end: int64 [T]. at, target: int64 [S]; weight: float32 [S]: the hidden state at packed index `at`
+    predicts `target` with that weight. `rows` are the ids of the rows in packed order, `row_starts` the packed index
+    at which each begins to differ from the row before it (for paths: where it begins), `tokens` the tokens of the
+    rows before sharing.
     """
 
     ids: Tensor
@@ -107,8 +108,8 @@ def _integers(values: Sequence[int]) -> Tensor:
 def pack_rows(rows: Sequence[Tokens], how: Packing, max_tokens: int) -> list[Batch]:
     """Pack rows into batches of at most `max_tokens` packed tokens (a longer row stands alone).
 
-    `tries` sorts the rows by their tokens, so that equal prefixes meet and are stored once; `paths` concatenates them in the
-    given order; `none` makes one batch a row. The three give the same loss and gradients.
+    `tries` sorts the rows by their tokens, so that equal prefixes meet and are stored once; `paths` concatenates them
+    in the given order; `none` makes one batch a row. The three give the same loss and gradients.
     """
     if how == "none":
         return [batch for row in rows for batch in _fill([row], False, max_tokens)]

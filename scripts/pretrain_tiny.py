@@ -1,9 +1,11 @@
-"""Pretrains the embedded base on a CUDA GPU: a 6 M parameter Gemma 3 that copies, dates and calls, but knows no Arabic command.
+"""Pretrains the embedded base on a CUDA GPU: a 6 M parameter Gemma 3 that copies, dates and calls, but knows no
+Arabic command.
 
     python scripts/pretrain_tiny.py tokenizer --corpus CORPUS --out BASE
     python scripts/pretrain_tiny.py train --corpus CORPUS --base BASE --out OUT --minutes 8
 
-CORPUS is described in scripts/tiny_corpus/text.py. Rows that share a tool set are packed as tries, by dozan's own packer.
+CORPUS is described in scripts/tiny_corpus/text.py. Rows that share a tool set are packed as tries, by dozan's own
+packer.
 """
 
 from __future__ import annotations
@@ -29,12 +31,13 @@ from tiny_corpus import packs, tokenizer  # noqa: E402
 from dozan.model.gemma3 import Gemma3, Gemma3Config  # noqa: E402
 
 CONFIG = {
-    "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "vocab_size": 8192, "hidden_size": 256, "num_hidden_layers": 8,
-    "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 64, "intermediate_size": 384, "sliding_window": 256,
-    "query_pre_attn_scalar": 64, "rms_norm_eps": 1e-6, "max_position_embeddings": 4096, "rope_theta": 1000000.0,
-    "rope_local_base_freq": 10000.0, "rope_scaling": None, "sliding_window_pattern": 6, "hidden_activation": "gelu_pytorch_tanh",
-    "attention_bias": False, "attention_dropout": 0.0, "attn_logit_softcapping": None, "final_logit_softcapping": None,
-    "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0, "tie_word_embeddings": True, "torch_dtype": "bfloat16", "use_cache": True,
+    "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "vocab_size": 8192, "hidden_size": 256,
+    "num_hidden_layers": 8, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 64, "intermediate_size":
+    384, "sliding_window": 256, "query_pre_attn_scalar": 64, "rms_norm_eps": 1e-6, "max_position_embeddings": 4096,
+    "rope_theta": 1000000.0, "rope_local_base_freq": 10000.0, "rope_scaling": None, "sliding_window_pattern": 6,
+    "hidden_activation": "gelu_pytorch_tanh", "attention_bias": False, "attention_dropout": 0.0,
+    "attn_logit_softcapping": None, "final_logit_softcapping": None, "bos_token_id": 2, "eos_token_id": 1,
+    "pad_token_id": 0, "tie_word_embeddings": True, "torch_dtype": "bfloat16", "use_cache": True,
 }  # fmt: skip
 BATCH, WORKERS = 32, 15
 
@@ -92,7 +95,9 @@ class BatchedMuon(torch.optim.Optimizer):
     """Muon with matrices of one shape orthogonalised together: torch.optim.Muon's thousand small kernels a step are the
     bottleneck at this size. Update: 0.2 · sqrt(max(rows, columns)) · orthogonal(momentum), as in match_rms_adamw."""
 
-    def __init__(self, matrices: list[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.05) -> None:
+    def __init__(
+        self, matrices: list[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.05
+    ) -> None:
         super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.shapes = sorted({tuple(p.shape) for p in matrices})
 
@@ -107,7 +112,9 @@ class BatchedMuon(torch.optim.Optimizer):
             looked_ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])
             updates = orthogonal(torch.stack(looked_ahead)).mul_(0.2 * max(shape) ** 0.5).unbind()
             torch._foreach_mul_(members, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_add_(members, [u.to(p.dtype) for u, p in zip(updates, members, strict=True)], alpha=-group["lr"])
+            torch._foreach_add_(
+                members, [u.to(p.dtype) for u, p in zip(updates, members, strict=True)], alpha=-group["lr"]
+            )
 
 
 def orthogonal(x: Tensor) -> Tensor:
@@ -124,7 +131,10 @@ def orthogonal(x: Tensor) -> Tensor:
 def optimizers(model: Gemma3, rate: float) -> list[torch.optim.Optimizer]:
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    return [BatchedMuon(matrices, rate), torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)]
+    return [
+        BatchedMuon(matrices, rate),
+        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+    ]
 
 
 def initialise(model: Gemma3) -> None:
@@ -185,7 +195,12 @@ def train(corpus: Path, base: Path, out: Path, minutes: float, rate: float, seed
             stepper.zero_grad()
         step += 1
         if step % 500 == 0 or step in (1, 20, 100):
-            line = {"step": step, "fresh": feed.fresh, "loss": round(loss.item(), 4), "seconds": round(time.monotonic() - begun, 1)}
+            line = {
+                "step": step,
+                "fresh": feed.fresh,
+                "loss": round(loss.item(), 4),
+                "seconds": round(time.monotonic() - begun, 1),
+            }
             print(json.dumps(line | rows_right(pack, right)), flush=True)
         if step % 2000 == 0:
             save(model, out)
@@ -213,7 +228,9 @@ def main() -> None:
     parser.add_argument("--start-from", type=Path)
     options = parser.parse_args()
     if options.what == "train":
-        train(options.corpus, options.base, options.out, options.minutes, options.rate, options.seed, options.start_from)
+        train(
+            options.corpus, options.base, options.out, options.minutes, options.rate, options.seed, options.start_from
+        )
         return
     options.out.mkdir(parents=True, exist_ok=True)
     tokenizer.train(options.corpus, options.out)

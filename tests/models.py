@@ -27,7 +27,8 @@ def tiny_model(seed: int = 0, **changes: Any) -> Gemma3:
 
 
 def tree_rows(seed: int = 0) -> list[Tokens]:
-    """Ragged rows over nested shared prefixes, one row a prefix of another, two equal, supervised on trunk and branches."""
+    """Ragged rows over nested shared prefixes, one row a prefix of another, two equal, supervised on trunk and
+    branches."""
     draw = random.Random(seed)
 
     def words(count: int) -> list[int]:

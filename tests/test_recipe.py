@@ -54,7 +54,7 @@ def test_override_of_a_value_leaves_the_original() -> None:
         ("adapter.targets=[qproj]", ["adapter.targets", "'qproj'", "'q_proj'"]),
         ("adapter.targets=[q_proj, q_proj]", ["adapter.targets", "repeated"]),
         ("train.betas=[0.9, 1.5]", ["train.betas", "1.5", "0.999"]),
-        ("train.min_learning_rate=1.0", ["train.min_learning_rate", "1.0", "0.001"]),
+        ("train.min_learning_rate=1.0", ["train.min_learning_rate", "1.0", "0.002"]),
         ("train=5", ["train", "5"]),
         ("pack.x=1", ["'pack'"]),
         ("train.max_steps", ["train.max_steps", "section.key=value"]),

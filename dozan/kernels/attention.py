@@ -1,10 +1,10 @@
 """Attention over a forest of tries without a T x T mask, for any device.
 
-Queries go in blocks of consecutive packed tokens. The keys that some query of a block may see are its ancestors and the
-block itself; they are gathered, and one masked product serves the block. A trunk of P tokens with N branches of L tokens
-costs O(N · L · (P + block)), linear in the pack, where a dense mask costs O((P + N · L)²).
-Blocks of similar key counts run together. Gathering goes through `F.embedding`, whose backward on the CPU sums in
-parallel and in a fixed order (advanced indexing's is sequential and ten times slower).
+Queries go in blocks of consecutive packed tokens. The keys that some query of a block may see are its ancestors and
+the block itself; they are gathered, and one masked product serves the block. A trunk of P tokens with N branches of L
+tokens costs O(N · L · (P + block)), linear in the pack, where a dense mask costs O((P + N · L)²). Blocks of similar
+key counts run together. Gathering goes through `F.embedding`, whose backward on the CPU sums in parallel and in a
+fixed order (advanced indexing's is sequential and ten times slower).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Linear cross-entropy over supervised positions alone, with the gradient of the hidden states made in the forward pass.
+"""Linear cross-entropy over supervised positions alone; the gradient of the hidden states is made in the forward pass.
 
-loss = Σ w_i (logsumexp(h_i Eᵀ) - h_i·E[y_i]);  dh_i = w_i (softmax(h_i Eᵀ) E - E[y_i]). The head is frozen, so no gradient
-of E is due, and nothing of size V outlives its chunk: the backward pass is one multiplication. Keeping the logits would
-cost S · V · 4 bytes (4 GiB for 4,096 positions of Gemma's vocabulary).
+loss = Σ w_i (logsumexp(h_i Eᵀ) - h_i·E[y_i]);  dh_i = w_i (softmax(h_i Eᵀ) E - E[y_i]). The head is frozen, so no
+gradient of E is due, and nothing of size V outlives its chunk: the backward pass is one multiplication. Keeping the
+logits would cost S · V · 4 bytes (4 GiB for 4,096 positions of Gemma's vocabulary).
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_BYTES = 16 * 2**20
+CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 512 * 2**20}
+"""Of fp32 logits at a time: what a CPU's cache holds, what keeps a GPU busy."""
 
 
 class _SupervisedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, embedding: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-        rows = max(1, CHUNK_BYTES // (4 * len(embedding)))
+        rows = max(1, CHUNK_BYTES[hidden.device.type] // (4 * len(embedding)))
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden)
         for start in range(0, len(hidden), rows):
@@ -42,7 +43,8 @@ class _SupervisedCrossEntropy(torch.autograd.Function):
 def supervised_cross_entropy(hidden: Tensor, embedding: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """Weighted SUM of the negative log-likelihoods, an fp32 scalar (the caller divides by the step's total weight).
 
-    hidden [S, D] are the states at supervised positions, embedding [V, D] the frozen head, target int64 [S], weight fp32 [S].
+    hidden [S, D] are the states at supervised positions, embedding [V, D] the frozen head, target int64 [S], weight
+    fp32 [S].
     """
     loss: Tensor = _SupervisedCrossEntropy.apply(hidden, embedding, target, weight)
     return loss

@@ -1,8 +1,9 @@
 """Gemma 3, text only: the architecture of all sizes in one file, with the checkpoint's own parameter names.
 
-Tokens are flat: a forward pass takes [T] ids with their positions and a callable `attend` that alone knows who sees whom
-(a pack of tries in training, a cache in generation). Shapes: T tokens, D model, H query heads, K key/value heads,
-E head size, F feed-forward, V vocabulary. Checked against transformers' Gemma3ForCausalLM (tests/test_gemma3.py).
+Tokens are flat: a forward pass takes [T] ids with their positions and a callable `attend` that alone knows who sees
+whom (a pack of tries in training, a cache in generation). Shapes: T tokens, D model, H query heads, K key/value
+heads, E head size, F feed-forward, V vocabulary. Checked against transformers' Gemma3ForCausalLM
+(tests/test_gemma3.py).
 """
 
 from __future__ import annotations
@@ -84,8 +85,9 @@ class Gemma3Config:
 
 
 _DEFAULTS: Mapping[str, Any] = {
-    "vocab_size": 262208, "hidden_size": 2304, "num_hidden_layers": 26, "num_attention_heads": 8, "num_key_value_heads": 4,
-    "head_dim": 256, "intermediate_size": 9216, "sliding_window": 4096, "query_pre_attn_scalar": 256,
+    "vocab_size": 262208, "hidden_size": 2304, "num_hidden_layers": 26, "num_attention_heads": 8,
+    "num_key_value_heads": 4, "head_dim": 256, "intermediate_size": 9216, "sliding_window": 4096,
+    "query_pre_attn_scalar": 256,
 }  # fmt: skip
 """What transformers' Gemma3TextConfig assumes for a key that a config.json leaves out (the hub's 4B file does)."""
 
@@ -201,8 +203,8 @@ class Gemma3(nn.Module):
     def forward(self, ids: Tensor, position: Tensor, attend: Attend, recompute: bool = False) -> Tensor:
         """Hidden states [T, D] after the final norm, in the weights' dtype.
 
-        ids, position: int64 [T]. With `recompute`, a layer's activations are computed again in the backward pass instead of
-        being kept.
+        ids, position: int64 [T]. With `recompute`, a layer's activations are computed again in the backward pass
+        instead of being kept.
         """
         config, dtype = self.config, self.embedding.dtype
         # The checkpoint was trained with the factor rounded to the weights' dtype.

@@ -14,9 +14,9 @@ Json = Any
 class Example:
     """One row in canonical form.
 
-    `tools` holds OpenAI-style declarations (`{"type": "function", "function": {...}}`), `messages` the conversation in
-    order (roles developer, system, user, assistant, tool), `meta` every other key of the row (`dialect`, `source`, ...),
-    and `place` the file and line for error messages (`rows.jsonl:12`).
+    `tools` holds OpenAI-style declarations (`{"type": "function", "function": {...}}`), `messages` the conversation
+    in order (roles developer, system, user, assistant, tool), `meta` every other key of the row (`dialect`, `source`,
+    ...), and `place` the file and line for error messages (`rows.jsonl:12`).
     """
 
     id: str

@@ -17,7 +17,7 @@ import torch
 
 from dozan.chat.tokens import BOS
 from dozan.errors import InputError
-from dozan.kernels import trie_attention
+from dozan.kernels import TrieAttention
 from dozan.model.bundle import Bundle
 from dozan.model.gemma3 import Gemma3
 from dozan.ship import llamacpp
@@ -176,7 +176,7 @@ def reference_logits(model: Gemma3, rows: Sequence[Sequence[int]], tail: int) ->
     for row in rows:
         ids = torch.tensor(row, device=device)
         position = torch.arange(len(row), device=device)
-        attend = trie_attention(position, torch.full_like(position, len(row)), config.sliding_window, config.scale)
+        attend = TrieAttention(position, torch.full_like(position, len(row)), config.sliding_window, config.scale)
         yield model.logits(model(ids, position, attend)[-tail:]).cpu().numpy()
 
 

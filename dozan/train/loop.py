@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dozan.chat.encode import Tokens
 from dozan.errors import InputError, Interrupted
-from dozan.kernels import supervised_cross_entropy, trie_attention
+from dozan.kernels import TrieAttention, supervised_cross_entropy
 from dozan.model.adapter import refresh, set_dropout
 from dozan.model.gemma3 import Gemma3
 from dozan.model.weights import save_adapter
@@ -208,7 +208,7 @@ def batch_loss(model: Gemma3, batch: Batch, step: int = 0, recompute: bool = Fal
     """The weighted sum of the losses of a batch's supervised tokens, an fp32 scalar; `step` draws the dropout."""
     batch, config = batch.to(model.embedding.device), model.config
     set_dropout(model, batch.rows, batch.row_starts, step)
-    attend = trie_attention(batch.position, batch.end, config.sliding_window, config.scale)
+    attend = TrieAttention(batch.position, batch.end, config.sliding_window, config.scale)
     hidden = model(batch.ids, batch.position, attend, recompute)
     return supervised_cross_entropy(hidden.index_select(0, batch.at), model.embedding, batch.target, batch.weight)
 

@@ -20,9 +20,9 @@ NAMES = tuple(str(tool["function"]["name"]) for tool in TOOLS)
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSONL file, gzipped if its name says so."""
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    with opened as file:
-        return [json.loads(line) for line in file]
+    content = path.read_bytes()
+    text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def calls(row: dict[str, Any]) -> list[dict[str, Any]]:

@@ -10,8 +10,9 @@ from datetime import datetime, timedelta
 from scripts.mobile_actions_ar.dialects.base import TimeWords
 
 DAY_KINDS = {
-    "train": {"today": 10, "tonight": 8, "tomorrow": 20, "after_tomorrow": 20, "weekday": 32, "next_week": 5, "in_days": 5},
-    "test": {"today": 14, "tonight": 8, "tomorrow": 30, "after_tomorrow": 13, "weekday": 24, "next_week": 3, "in_days": 4},
+    "train": {"today": 10, "tonight": 8, "tomorrow": 20, "after_tomorrow": 20, "weekday": 32, "next_week": 5,
+    "in_days": 5}, "test": {"today": 14, "tonight": 8, "tomorrow": 30, "after_tomorrow": 13, "weekday": 24,
+    "next_week": 3, "in_days": 4},
 }
 PERIOD_HOURS = {"morning": range(5, 12), "noon": range(12, 15), "afternoon": range(15, 18), "evening": range(17, 21),
                 "night": range(20, 24)}

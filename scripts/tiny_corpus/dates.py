@@ -1,7 +1,7 @@
 """Relative dates in English: a phrase and the instant it means, given now.
 
-Day and clock words may be Arabic, from the glossary: they are values. Conventions: a weekday's name is the next such day strictly after today; "next week" is seven days on; a clock time comes with
-its part of the day; seconds are 00.
+Day and clock words may be Arabic, from the glossary: they are values. Conventions: a weekday's name is the next such
+day strictly after today; "next week" is seven days on; a clock time comes with its part of the day; seconds are 00.
 """
 
 from __future__ import annotations
@@ -18,7 +18,20 @@ WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", 
 WEEKDAYS_AR = ("الاثنين", "الثلاثاء", "الأربعاء", "الخميس", "الجمعة", "السبت", "الأحد")
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 MINUTES = {5: "five", 10: "ten", 15: "fifteen", 20: "twenty", 25: "twenty five", 30: "thirty", 45: "forty five"}
-MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December")
+MONTHS = (
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+)
 ARABIC_DIGITS = str.maketrans("0123456789", "٠١٢٣٤٥٦٧٨٩")
 # Hours that each part of the day may name, on the 24-hour clock.
 PARTS = (
@@ -91,7 +104,9 @@ def clock(rng: random.Random, after: int = -1) -> tuple[str, int, int] | None:
         minute, phrase = _quarters(rng, small)
     elif shape < 0.84:
         minute = rng.choice((5, 10, 20, 25))
-        phrase = f"{spoken(rng, small)} {either(rng, 'and')} {rng.choice((MINUTES[minute], digits(rng, minute)))} minutes"
+        phrase = (
+            f"{spoken(rng, small)} {either(rng, 'and')} {rng.choice((MINUTES[minute], digits(rng, minute)))} minutes"
+        )
     else:
         minute = rng.randrange(60)
         colon = f"{small}:{minute:02d}"
@@ -102,7 +117,9 @@ def clock(rng: random.Random, after: int = -1) -> tuple[str, int, int] | None:
 
 def _quarters(rng: random.Random, hour: int) -> tuple[int, str]:
     """Minutes from the hour and a phrase: half past, a quarter past, a quarter to."""
-    minute, english, after = rng.choice(((30, "half past", "and a half"), (15, "quarter past", "and a quarter"), (-15, "quarter to", "minus a quarter")))
+    minute, english, after = rng.choice(
+        ((30, "half past", "and a half"), (15, "quarter past", "and a quarter"), (-15, "quarter to", "minus a quarter"))
+    )
     said = either(rng, english, 0.6)
     if not said.isascii():
         return minute, f"{spoken(rng, hour)} {said}"
@@ -124,7 +141,7 @@ def moment(rng: random.Random, now: datetime) -> Moment:
     words, hour, minute = drawn
     instant = datetime(now.year, now.month, now.day, hour, minute) + timedelta(days=days)
     at = rng.choice(("at ", "at ", "", "الساعة " if not words.isascii() else "at "))
-    if days == 0 and 18 <= hour and rng.random() < 0.4:
+    if days == 0 and hour >= 18 and rng.random() < 0.4:
         phrase = either(rng, "tonight")
     both = (f"{phrase} {at}{words}", f"{at}{words} {phrase}", f"{phrase} {at}{words}", f"{phrase}, {at}{words}")
     return rng.choice(both), instant
@@ -153,7 +170,12 @@ def calendar_day(rng: random.Random, now: datetime) -> tuple[str, str]:
     """A phrase for a day and its date as YYYY-MM-DD."""
     if rng.random() < 0.4:
         instant = now + timedelta(days=rng.randrange(1, 300))
-        phrase = rng.choice((f"on {MONTHS[instant.month - 1]} {digits(rng, instant.day)}", f"on {digits(rng, instant.day)} {MONTHS[instant.month - 1]}"))
+        phrase = rng.choice(
+            (
+                f"on {MONTHS[instant.month - 1]} {digits(rng, instant.day)}",
+                f"on {digits(rng, instant.day)} {MONTHS[instant.month - 1]}",
+            )
+        )
         return phrase, f"{instant:%Y-%m-%d}"
     phrase, days = day(rng, now)
     return phrase, f"{now + timedelta(days=days):%Y-%m-%d}"

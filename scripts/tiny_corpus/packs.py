@@ -12,8 +12,8 @@ from queue import Empty
 import numpy
 from numpy.typing import NDArray
 
-from dozan.chat.functiongemma import FUNCTIONGEMMA
 from dozan.chat.encode import Tokens, encode_rows
+from dozan.chat.functiongemma import FUNCTIONGEMMA
 from dozan.chat.tokenizer import Tokenizer
 from dozan.errors import InputError
 from dozan.pack import pack_rows
@@ -45,7 +45,9 @@ def text_rows(rng: random.Random, words: Words, corpus: Path, count: int) -> Ite
             ask, answer = f"Translate to Arabic: {english}", arabic
         else:
             ask, answer = f"Translate to English: {arabic}", english
-        yield Example(id=str(i), tools=(), messages=({"role": "user", "content": ask}, {"role": "assistant", "content": answer}))
+        yield Example(
+            id=str(i), tools=(), messages=({"role": "user", "content": ask}, {"role": "assistant", "content": answer})
+        )
 
 
 @functools.cache
@@ -54,7 +56,8 @@ def _text(corpus: Path) -> tuple[list[tuple[str, str]], list[tuple[str, str, str
 
 
 def make_pack(rng: random.Random, words: Words, corpus: Path, tokenizer: Tokenizer) -> Pack:
-    """One pack of rows under one tool set: ids, position, end [LENGTH]; at, target, weight, row [SUPERVISED]; kind [1]."""
+    """One pack of rows under one tool set: ids, position, end [LENGTH]; at, target, weight, row [SUPERVISED]; kind
+    [1]."""
     kind = rng.choices(range(len(KINDS)), (42, 5, 20, 17, 16))[0]
     if kind == 2:
         rows = list(text_rows(rng, words, corpus, 50))
@@ -96,8 +99,8 @@ def _work(seed: int, corpus: Path, folder: Path, batch: int, queue: multiprocess
 
 
 def stream(seed: int, corpus: Path, folder: Path, batch: int, workers: int) -> Iterator[Pack | None]:
-    """Batches of packs, each array [batch, ...], or None when none is ready. The order depends on timing, the content on the
-    seed. A worker's error is raised here."""
+    """Batches of packs, each array [batch, ...], or None when none is ready. The order depends on timing, the content
+    on the seed. A worker's error is raised here."""
     context = multiprocessing.get_context("fork")
     queue: multiprocessing.Queue[Pack | str] = context.Queue(maxsize=4 * workers)
     for worker in range(workers):

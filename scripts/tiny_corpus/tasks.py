@@ -1,4 +1,5 @@
-"""Rows for pretraining: a tool set, now, a command or a copying task, and the call. All in the canonical form of rows."""
+"""Rows for pretraining: a tool set, now, a command or a copying task, and the call. All in the canonical form of
+rows."""
 
 from __future__ import annotations
 
@@ -18,7 +19,11 @@ from tiny_corpus.values import Words
 TRIGGER = "You are a model that can do function calling with the following functions"
 OPENERS = ("", "", "", "", "please ", "can you ", "could you ", "hey, ", "I want you to ", "hi, ", "ok ", "now ")
 CLOSERS = ("", "", "", "", "", " please", " now", " for me", " thanks", ".", "?")
-REFUSALS = ("I can't do that with the tools I have.", "None of my tools can do that.", "Sorry, that is beyond my tools.")
+REFUSALS = (
+    "I can't do that with the tools I have.",
+    "None of my tools can do that.",
+    "Sorry, that is beyond my tools.",
+)
 COPY_CUES = ("repeat", "copy", "say", "write", "echo")
 
 
@@ -40,7 +45,11 @@ def declare(rng: random.Random, tool: Tool) -> Named:
     schema: dict[str, Any] = {"type": "OBJECT", "properties": properties}
     if tool.required:
         schema["required"] = [names[role] for role in tool.required]
-    return Named(tool, {"type": "function", "function": {"name": name, "description": tool.description, "parameters": schema}}, names)
+    return Named(
+        tool,
+        {"type": "function", "function": {"name": name, "description": tool.description, "parameters": schema}},
+        names,
+    )
 
 
 def _property(rng: random.Random, parameter: Parameter) -> dict[str, str]:
@@ -125,7 +134,10 @@ def _rows(rng: random.Random, words: Words, tools: list[Named], count: int) -> I
         pool = favourites if favourites and rng.random() < 0.35 else tools
         developer = [_early(now)] if first else [TRIGGER, said(rng, now)]
         user, answer = _exchange(rng, words, pool, hidden, now)
-        messages = [{"role": "developer", "content": d} for d in developer] + [{"role": "user", "content": user}, answer]
+        messages = [{"role": "developer", "content": d} for d in developer] + [
+            {"role": "user", "content": user},
+            answer,
+        ]
         yield Example(id=str(i), tools=tuple(t.declaration for t in tools), messages=tuple(messages))
 
 
@@ -134,12 +146,17 @@ def _early(now: datetime) -> str:
     return f"Current date and time given in YYYY-MM-DDTHH:MM:SS format: {now:%Y-%m-%dT%H:%M:%S}\nDay of week is {day}\n{TRIGGER}"
 
 
-def _exchange(rng: random.Random, words: Words, tools: list[Named], hidden: list[Named], now: datetime) -> tuple[str, dict[str, Any]]:
+def _exchange(
+    rng: random.Random, words: Words, tools: list[Named], hidden: list[Named], now: datetime
+) -> tuple[str, dict[str, Any]]:
     kind = rng.random()
     if kind < 0.05:
         absent = [h for h in hidden if h.tool not in [t.tool for t in tools]]
         if absent:
-            return _dress(rng, command(rng, words, absent[0], now)[0]), {"role": "assistant", "content": rng.choice(REFUSALS)}
+            return _dress(rng, command(rng, words, absent[0], now)[0]), {
+                "role": "assistant",
+                "content": rng.choice(REFUSALS),
+            }
     text, call = command(rng, words, rng.choice(tools), now)
     if kind < 0.12:
         other, second = command(rng, words, rng.choice(tools), now)
@@ -151,8 +168,15 @@ def _exchange(rng: random.Random, words: Words, tools: list[Named], hidden: list
 def copy_rows(rng: random.Random, words: Words, count: int) -> Iterator[Example]:
     """Copying Arabic strings out of Arabic noise: all of it, or what stands after, before or between cue words."""
     names = rng.choice((("copy_text", "text"), ("extract", "value"), ("echo", "content"), ("select_words", "words")))
-    schema = {"type": "OBJECT", "properties": {names[1]: {"type": "STRING", "description": "Exact words"}}, "required": [names[1]]}
-    tool = {"type": "function", "function": {"name": names[0], "description": "Copies words exactly.", "parameters": schema}}
+    schema = {
+        "type": "OBJECT",
+        "properties": {names[1]: {"type": "STRING", "description": "Exact words"}},
+        "required": [names[1]],
+    }
+    tool = {
+        "type": "function",
+        "function": {"name": names[0], "description": "Copies words exactly.", "parameters": schema},
+    }
     for i in range(count):
         text, value = _copy_task(rng, words)
         call = {"type": "function", "function": {"name": names[0], "arguments": {names[1]: value}}}
@@ -183,7 +207,8 @@ def _copy_task(rng: random.Random, words: Words) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Cued:
-    """A tool that random Arabic words announce: `trigger` the call, `cues` the value of each parameter, after or before it."""
+    """A tool that random Arabic words announce: `trigger` the call, `cues` the value of each parameter, after or
+    before it."""
 
     declaration: dict[str, Any]
     trigger: str
@@ -202,9 +227,15 @@ def cue_rows(rng: random.Random, words: Words, count: int) -> Iterator[Example]:
         answer: dict[str, Any] = {"role": "assistant", "tool_calls": list(calls)}
         text = joint.join(parts)
         if rng.random() < 0.06:
-            text, answer = " ".join(_noise(rng, vocabulary, 3, 9)), {"role": "assistant", "content": rng.choice(REFUSALS)}
+            text, answer = (
+                " ".join(_noise(rng, vocabulary, 3, 9)),
+                {"role": "assistant", "content": rng.choice(REFUSALS)},
+            )
         developer = [TRIGGER, said(rng, dates.random_now(rng))]
-        messages = [{"role": "developer", "content": d} for d in developer] + [{"role": "user", "content": text}, answer]
+        messages = [{"role": "developer", "content": d} for d in developer] + [
+            {"role": "user", "content": text},
+            answer,
+        ]
         yield Example(id=str(i), tools=tuple(tool.declaration for tool in tools), messages=tuple(messages))
 
 
@@ -215,7 +246,9 @@ def _noise(rng: random.Random, vocabulary: list[str], low: int, high: int) -> li
 def _cued(rng: random.Random, number: int, vocabulary: list[str]) -> Cued:
     """Draws its words out of the vocabulary, so that none serves twice."""
     trigger = vocabulary.pop()
-    roles = rng.sample(("text", "name", "body", "title", "to", "number", "phone", "email", "place"), rng.randrange(0, 4))
+    roles = rng.sample(
+        ("text", "name", "body", "title", "to", "number", "phone", "email", "place"), rng.randrange(0, 4)
+    )
     cues, properties = [], {}
     for role in roles:
         kind = {"number": "int", "phone": "phone", "email": "email"}.get(role, "text")
@@ -224,10 +257,17 @@ def _cued(rng: random.Random, number: int, vocabulary: list[str]) -> Cued:
         cues.append((role, cue, before, kind))
         note = f"{'before' if before else 'after'} {cue}" if kind == "text" else ""
         properties[role] = {"type": KINDS[kind][0], "description": note}
-    verb, noun = rng.choice(("do", "make", "set", "get", "send", "show", "add")), rng.choice(("it", "that", "new", "all", "thing"))
+    verb, noun = (
+        rng.choice(("do", "make", "set", "get", "send", "show", "add")),
+        rng.choice(("it", "that", "new", "all", "thing")),
+    )
     name = f"{verb}_{noun}{number}"
     schema = {"type": "OBJECT", "properties": properties}
-    return Cued({"type": "function", "function": {"name": name, "description": trigger, "parameters": schema}}, trigger, tuple(cues))
+    return Cued(
+        {"type": "function", "function": {"name": name, "description": trigger, "parameters": schema}},
+        trigger,
+        tuple(cues),
+    )
 
 
 def _cued_call(rng: random.Random, words: Words, tool: Cued, vocabulary: list[str]) -> tuple[str, dict[str, Any]]:

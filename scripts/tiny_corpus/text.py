@@ -1,7 +1,9 @@
-"""The licensed text behind the embedded base: Tatoeba's Arabic-English sentence pairs and a bilingual word list from CLDR.
+"""The licensed text behind the embedded base: Tatoeba's Arabic-English sentence pairs and a bilingual word list from
+CLDR.
 
-A corpus folder holds `ara.txt` (Tatoeba, CC BY 2.0 FR: English, Arabic, attribution, by tabs) and `lexicon.tsv` (English,
-Arabic, code; names of days, languages, currencies, countries and cities from Unicode CLDR, made by `write_lexicon`).
+A corpus folder holds `ara.txt` (Tatoeba, CC BY 2.0 FR: English, Arabic, attribution, by tabs) and `lexicon.tsv`
+(English, Arabic, code; names of days, languages, currencies, countries and cities from Unicode CLDR, made by
+`write_lexicon`).
 """
 
 from __future__ import annotations
@@ -37,8 +39,8 @@ def words(corpus: Path) -> Words:
 
 
 def write_lexicon(path: Path, annotations: Path) -> None:
-    """Write the word list from CLDR, through Babel (`pip install babel`) and from `annotations`, the unpacked folder of that
-    name in the npm package cldr-annotations-full."""
+    """Write the word list from CLDR, through Babel (`pip install babel`) and from `annotations`, the unpacked folder
+    of that name in the npm package cldr-annotations-full."""
     from babel import Locale
 
     english, arabic = Locale("en"), Locale("ar")
@@ -49,8 +51,19 @@ def write_lexicon(path: Path, annotations: Path) -> None:
     for table in (lambda locale: locale.days["format"]["wide"], lambda locale: locale.months["format"]["wide"]):
         rows += [(name, table(arabic)[key], "") for key, name in table(english).items()]
     rows += _annotations(annotations)
-    rows += [("today", "اليوم", ""), ("tomorrow", "غدا", ""), ("the day after tomorrow", "بعد غد", ""), ("yesterday", "أمس", "")]
-    rows += [("am", "صباحا", ""), ("pm", "مساء", ""), ("noon", "ظهرا", ""), ("hour", "ساعة", ""), ("minute", "دقيقة", "")]
+    rows += [
+        ("today", "اليوم", ""),
+        ("tomorrow", "غدا", ""),
+        ("the day after tomorrow", "بعد غد", ""),
+        ("yesterday", "أمس", ""),
+    ]
+    rows += [
+        ("am", "صباحا", ""),
+        ("pm", "مساء", ""),
+        ("noon", "ظهرا", ""),
+        ("hour", "ساعة", ""),
+        ("minute", "دقيقة", ""),
+    ]
     path.write_text("\n".join("\t".join(row) for row in rows), encoding="utf-8")
 
 
@@ -61,5 +74,9 @@ def _annotations(folder: Path) -> list[tuple[str, str, str]]:
         for language in ("en", "ar")
     )
     shared = [key for key in arabic if key in english and "tts" in arabic[key] and "tts" in english[key]]
-    names = [(english[key]["tts"][0], word, "") for key in shared for word in (arabic[key]["tts"][0], *arabic[key].get("default", ()))]
+    names = [
+        (english[key]["tts"][0], word, "")
+        for key in shared
+        for word in (arabic[key]["tts"][0], *arabic[key].get("default", ()))
+    ]
     return list(dict.fromkeys(names))

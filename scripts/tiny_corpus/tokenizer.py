@@ -1,8 +1,8 @@
 """The embedded base's tokenizer: SentencePiece BPE in Gemma's manner, about 8k pieces.
 
-Identity normalisation, no dummy prefix, split digits, byte fallback, and FunctionGemma's ids for its control tokens. Words
-are shown to the trainer one by one and so no piece carries the space before it: a value then has the same pieces wherever it
-stands in a command or in a call, which is what a small model needs in order to copy it.
+Identity normalisation, no dummy prefix, split digits, byte fallback, and FunctionGemma's ids for its control tokens.
+Words are shown to the trainer one by one and so no piece carries the space before it: a value then has the same
+pieces wherever it stands in a command or in a call, which is what a small model needs in order to copy it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ CONTROL = {46: "<start_function_declaration>", 47: "<end_function_declaration>",
            49: "<end_function_call>", 50: "<start_function_response>", 51: "<end_function_response>", 52: "<escape>",
            105: "<start_of_turn>", 106: "<end_of_turn>"}  # fmt: skip
 FORMAT = ("declaration:", "{description:", ",parameters:{", "properties:{", "},", ",type:", "type:", "required:[", "call:", "response:",
-          "STRING", "OBJECT", "INTEGER", "NUMBER", "BOOLEAN", "ARRAY", "enum:[", "developer", "user", "model", "true", "false", "items:{")  # fmt: skip
+          "STRING", "OBJECT", "INTEGER", "NUMBER", "BOOLEAN", "ARRAY", "enum:[", "developer", "user", "model", "true",
+          "false", "items:{")  # fmt: skip
 
 
 def reserved() -> list[str]:
@@ -71,7 +72,8 @@ def write_folder(out: Path, config: dict[str, Any]) -> None:
     """The rest of a checkpoint folder around tokenizer.model: config, tokenizer.json, chat template, stop ids."""
     (out / "tokenizer.json").write_text(to_tokenizer_json(out / "tokenizer.model"), encoding="utf-8")
     settings = {"tokenizer_class": "GemmaTokenizer", "bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>",
-                "add_bos_token": True, "add_eos_token": False, "clean_up_tokenization_spaces": False, "model_max_length": 4096}  # fmt: skip
+                "add_bos_token": True, "add_eos_token": False, "clean_up_tokenization_spaces": False,
+                "model_max_length": 4096}  # fmt: skip
     generation = {"bos_token_id": 2, "eos_token_id": [1, 106, 50], "pad_token_id": 0, "do_sample": False}
     for name, value in (("config", config), ("tokenizer_config", settings), ("generation_config", generation)):
         (out / f"{name}.json").write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

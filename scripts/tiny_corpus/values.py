@@ -1,4 +1,5 @@
-"""Values that a command mentions and a call repeats: words, names, numbers, addresses, in English and in Arabic letters."""
+"""Values that a command mentions and a call repeats: words, names, numbers, addresses, in English and in Arabic
+letters."""
 
 from __future__ import annotations
 
@@ -9,11 +10,29 @@ from tiny_corpus.dates import ARABIC_DIGITS
 
 LETTERS = "ابتثجحخدذرزسشصضطظعغفقكلمنهويةىأإآءئؤ"
 FREQUENT = "الينمترسبدعوهفكحقأجشطصخة"
-SYLLABLES = ("ba", "ka", "mi", "ro", "ta", "len", "dor", "shi", "na", "vel", "so", "ri", "mu", "ja", "ko", "san", "el", "tho", "pi", "gar")
-FIRST = ("Sara", "Omar", "Layla", "John", "Emma", "Ali", "Maria", "David", "Noor", "Adam", "Lina", "Peter", "Huda", "Sam", "Rami", "Anna",
-         "Karim", "Julia", "Tariq", "Nadia", "Mona", "Ben", "Yusuf", "Grace", "Ivan", "Olga", "Zaid", "Ruth", "Hana", "Leo")  # fmt: skip
-LAST = ("Smith", "Haddad", "Mansour", "Brown", "Garcia", "Khalil", "Nasser", "Jones", "Saleh", "Miller", "Aziz", "Davis", "Farouk", "Silva",
-        "Novak", "Kim", "Lopez", "Hassan", "Meyer", "Rossi")  # fmt: skip
+
+
+def _names(block: str) -> tuple[str, ...]:
+    return tuple(block.split())
+
+
+SYLLABLES = _names(
+    """
+    ba ka mi ro ta len dor shi na vel so ri mu ja ko san el tho pi gar
+    """
+)
+FIRST = _names(
+    """
+    Sara Omar Layla John Emma Ali Maria David Noor Adam Lina Peter Huda Sam Rami Anna Karim Julia Tariq Nadia
+    Mona Ben Yusuf Grace Ivan Olga Zaid Ruth Hana Leo
+    """
+)
+LAST = _names(
+    """
+    Smith Haddad Mansour Brown Garcia Khalil Nasser Jones Saleh Miller Aziz Davis Farouk Silva Novak Kim Lopez
+    Hassan Meyer Rossi
+    """
+)
 ENDINGS = ("com", "net", "org", "edu", "co", "sa", "ma", "eg", "jo", "ae", "io", "info")
 DOMAINS = ("mail.com", "example.com", "post.net", "work.org", "company.co", "inbox.sa", "uni.edu", "home.ma")
 
@@ -50,7 +69,7 @@ def english(rng: random.Random, words: Words, most: int = 5) -> str:
 
 
 def piece(rng: random.Random, line: str, most: int) -> str:
-    parts = line.strip(".?!؟،,\"").split()
+    parts = line.strip('.?!؟،,"').split()
     start = rng.randrange(max(1, len(parts) - most + 1))
     return " ".join(parts[start : start + rng.randrange(1, most + 1)])
 
@@ -72,12 +91,18 @@ def name(rng: random.Random, words: Words) -> str:
 
 
 def single_name(rng: random.Random, words: Words) -> str:
-    return arabic_word(rng, words) if rng.random() < 0.6 else rng.choice((rng.choice(FIRST), rng.choice(LAST), pseudo(rng)))
+    return (
+        arabic_word(rng, words)
+        if rng.random() < 0.6
+        else rng.choice((rng.choice(FIRST), rng.choice(LAST), pseudo(rng)))
+    )
 
 
 def phone(rng: random.Random, words: Words) -> tuple[str, str]:
     """A phone number as written and in ASCII digits."""
-    number = rng.choice(("05", "01", "07", "06", "+966", "+20", "00")) + "".join(rng.choice("0123456789") for _ in range(rng.randrange(6, 10)))
+    number = rng.choice(("05", "01", "07", "06", "+966", "+20", "00")) + "".join(
+        rng.choice("0123456789") for _ in range(rng.randrange(6, 10))
+    )
     return (number.translate(ARABIC_DIGITS) if rng.random() < 0.45 else number), number
 
 
@@ -106,7 +131,9 @@ def integer(rng: random.Random, low: int = 1, high: int = 120) -> tuple[str, int
 
 
 def amount(rng: random.Random) -> tuple[str, int]:
-    number = rng.choice((rng.randrange(10, 100), rng.randrange(1, 100) * 50, rng.randrange(1, 100) * 100, rng.randrange(100, 100000)))
+    number = rng.choice(
+        (rng.randrange(10, 100), rng.randrange(1, 100) * 50, rng.randrange(1, 100) * 100, rng.randrange(100, 100000))
+    )
     return (str(number).translate(ARABIC_DIGITS) if rng.random() < 0.45 else str(number)), number
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 def entries() -> tuple[tuple[str, str], ...]:
     """Every (English, Arabic) pair of the five lists."""
     files = sorted(Path(__file__).parent.glob("*.tsv"))
-    rows = (line.split("\t") for file in files for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
+    rows = (
+        line.split("\t") for file in files for line in file.read_text(encoding="utf-8").splitlines() if line.strip()
+    )
     return tuple((english.strip(), arabic.strip()) for english, arabic in rows)
 
 
