@@ -17,9 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import dozan
+from dozan.chat.gemma3 import GEMMA3
 from dozan.errors import InputError
-from dozan.rows.example import Example, Json
-from dozan.ship.served import Served, answer, serve
+from dozan.rows.example import Json
+from dozan.ship.served import Served, serve
 
 if TYPE_CHECKING:
     from dozan.chat.format import Parsed
@@ -107,6 +108,8 @@ def chat(model: str, prompt: str | None, tools: Path | None, max_new_tokens: int
     """Answer one prompt, or each line of a conversation, with the parsed call."""
     declarations = read_tools(tools or DEFAULT_TOOLS)
     served = serve(model)
+    if tools is None and served.chat == GEMMA3:
+        declarations = ()
     if prompt is not None:
         print_line(show(_reply(served, declarations, (), prompt, max_new_tokens)[0]))
         return
@@ -131,8 +134,9 @@ def _reply(
 ) -> tuple[Parsed, tuple[Json, ...]]:
     """The answer to `prompt`, and the conversation to go on with: none after a call, which nobody answered."""
     asked = (*history, {"role": "user", "content": prompt})
-    example = Example("prompt", tuple(tools), (*opening(bool(tools)), *asked), place="the prompt")
-    parsed = served.chat.parse(answer(served, [example], max_new_tokens)[0])
+    rendered = served.chat.render((*opening(bool(tools)), *asked), tools, generate=True, place="the prompt")
+    ids = served.tokenizer.encode_rendered(rendered)[0]
+    parsed = served.chat.parse(served.tokenizer.decode(served.complete([ids], max_new_tokens, None)[0]))
     if parsed.calls or parsed.problems or not parsed.text.strip():
         return parsed, ()
     return parsed, (*asked, {"role": "assistant", "content": parsed.text})
@@ -155,6 +159,8 @@ def read_tools(path: Path) -> tuple[Mapping[str, Json], ...]:
         tools = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); save it as JSON in UTF-8") from None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise InputError(f'{path}: expected a JSON list like [{{"type": "function", "function": {{...}}}}]')
     return tuple(tools)

@@ -218,3 +218,5 @@ def test_a_folder_with_something_else(refused: Refused, base: Path, tmp_path: Pa
 def test_broken_tools(refused: Refused, base: Path, tmp_path: Path) -> None:
     (tmp_path / "tools.json").write_text('[{"type": "function",\n "function" {}}]')
     assert "tools.json:2:13" in refused("run", "--model", base, "--tools", tmp_path / "tools.json", "مرحبا")
+    (tmp_path / "tools.json").write_bytes("[\"أهلا\"]".encode("cp1256"))
+    assert "UTF-8" in refused("run", "--model", base, "--tools", tmp_path / "tools.json", "مرحبا")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -16,9 +17,12 @@ import yaml
 from ship_models import make_folder
 from test_bad_input import TOOL, conversation, leave, write_rows
 
+import dozan
 from dozan import cli, terminal
+from dozan.chat import FUNCTIONGEMMA, GEMMA3, ChatFormat, Tokenizer
 from dozan.errors import Interrupted
 from dozan.recipe import load_recipe
+from dozan.ship.served import Served
 
 ROOT = Path(__file__).parents[1]
 VERBS = ("demo", "train", "eval", "merge", "export", "run")
@@ -137,6 +141,31 @@ def test_run_reads_a_conversation_from_its_input(run: Path, tmp_path: Path) -> N
     ran = subprocess.run(command, input="مرحبا\nمؤقت 5\n", capture_output=True, text=True, cwd=ROOT)
     assert ran.returncode == 0, ran.stderr
     assert len(ran.stdout.strip().splitlines()) >= 2
+
+
+def test_a_chat_answers_the_latest_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "first" in (heard := chat_of(monkeypatch, FUNCTIONGEMMA, ["first", "second"]))[1]
+    assert "second" not in heard[0] and heard[1].index("hello") < heard[1].index("second")
+    assert "send_email" in heard[1]
+
+
+def test_a_chat_with_a_model_that_has_no_tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = chat_of(monkeypatch, GEMMA3, ["first", "second"])
+    assert "send_email" not in heard[1] and heard[1].index("first") < heard[1].index("second")
+
+
+def chat_of(monkeypatch: pytest.MonkeyPatch, chat: ChatFormat, lines: list[str]) -> list[str]:
+    """The prompts, as text, that a model which always says "hello" gets for what is said."""
+    tokenizer, heard, said = Tokenizer.load(dozan.EMBEDDED_BASE), list[str](), iter([*lines, None])
+
+    def complete(prompts: Sequence[Sequence[int]], most: int, on_progress: object) -> list[list[int]]:
+        heard.append(tokenizer.decode(prompts[0]))
+        return [tokenizer.encode("hello")]
+
+    monkeypatch.setattr(terminal, "serve", lambda model: Served(tokenizer, chat, complete))
+    monkeypatch.setattr(terminal, "_read_line", lambda: next(said))
+    terminal.chat("any", None, None, 8)
+    return heard
 
 
 def test_a_stopped_run_exits_75_and_goes_on(base: Path, rows: Path, tmp_path: Path) -> None:
