@@ -161,12 +161,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _leave(str(error), BAD_INPUT)
     except Interrupted as error:
         _leave(str(error), INTERRUPTED)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        _leave(f"{error.filename}: {error.strerror}", BAD_INPUT)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _leave(f"{error.filename or 'disk'}: no space left; free some, or give another folder", BAD_INPUT)
+        if error.filename is None:
             raise
-        _leave(f"{error.filename or 'disk'}: no space left; free some, or give another folder", BAD_INPUT)
+        _leave(f"{error.filename}: {error.strerror}", BAD_INPUT)
 
 
 def _leave(message: str, code: int) -> NoReturn:

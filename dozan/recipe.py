@@ -149,7 +149,10 @@ def _recipe_text(name_or_path: str) -> str:
         return (resources.files("dozan") / "recipes" / f"{name_or_path}.yaml").read_text(encoding="utf-8")
     path = Path(name_or_path)
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: not UTF-8 ({error}); save the recipe as UTF-8") from None
     raise InputError(
         f"recipe {name_or_path!r} is neither a file nor a shipped recipe"
         f"{_did_you_mean(name_or_path, recipe_names())}; shipped: {', '.join(recipe_names())}"

@@ -220,3 +220,28 @@ def test_broken_tools(refused: Refused, base: Path, tmp_path: Path) -> None:
     assert "tools.json:2:13" in refused("run", "--model", base, "--tools", tmp_path / "tools.json", "مرحبا")
     (tmp_path / "tools.json").write_bytes("[\"أهلا\"]".encode("cp1256"))
     assert "UTF-8" in refused("run", "--model", base, "--tools", tmp_path / "tools.json", "مرحبا")
+
+
+def test_what_python_cannot_read(refused: Refused, base: Path, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", conversation(), f'{{"id": {"9" * 5000}}}', "[" * 200_000)
+    message = refused(*train(base, rows, tmp_path / "out"))
+    assert "rows.jsonl:2:1" in message and "rows.jsonl:3:1" in message
+    arabic = "أهلا".encode("cp1256")
+    (tmp_path / "tools.json").write_bytes(arabic)
+    rows = write_rows(tmp_path / "rows.jsonl", {**conversation(), "tools": "tools.json"})
+    assert "tools.json: not JSON in UTF-8" in refused(*train(base, rows, tmp_path / "out"))
+    (tmp_path / "recipe.yaml").write_bytes(b"name: " + arabic)
+    recipe = tmp_path / "recipe.yaml"
+    assert "recipe.yaml: not UTF-8" in refused(*train(base, rows, tmp_path / "out", "--recipe", str(recipe)))
+    assert "a folder; name a JSONL file" in refused(*train(base, tmp_path, tmp_path / "out"))
+
+
+def test_one_pattern_cannot_be_held_out(refused: Refused, base: Path, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", conversation())
+    message = refused("train", "--model", base, "--data", rows, "--out", tmp_path / "out")
+    assert "--eval-data" in message and "--set data.holdout=0" in message
+
+
+def test_a_folder_that_is_a_file(refused: Refused, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    assert "taken" in refused("export", run, "--out", tmp_path / "taken")

@@ -94,7 +94,7 @@ def test_too_long_untrained_and_malformed_rows_are_named_together() -> None:
     assert "rows.jsonl:4 (4): nothing to train on" in message
     assert "rows.jsonl:3 (3): messages[2]: a user message after a call" in message
     length = len(encode_example(long, FUNCTIONGEMMA, tokenizer(), 9999).ids)
-    assert f"rows.jsonl:2 (2): {length} tokens, more than the 300 allowed; set data.max_tokens to {length}" in message
+    assert f"rows.jsonl:2 (2): {length} tokens, more than the 300 allowed; shorten the row" in message
 
 
 def test_at_most_twenty_errors_are_shown() -> None:

@@ -98,7 +98,7 @@ def _tokens(
     if len(ids) > max_tokens:
         raise InputError(
             f"{_name(example)}: {len(ids)} tokens, more than the {max_tokens} allowed; "
-            f"set data.max_tokens to {len(ids)} or more, or shorten the row"
+            "shorten the row, or raise data.max_tokens as far as the model's context goes"
         )
     weights = span_weights(spans, rendered.trained)
     bos = tokenizer.id(BOS)

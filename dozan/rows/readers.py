@@ -52,6 +52,8 @@ def raise_all(errors: Sequence[str]) -> None:
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     """The file's lines with their numbers, blank ones left out."""
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; name a JSONL file in it")
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*.jsonl")) if path.parent.is_dir() else []
         hint = f"; {path.parent} has {', '.join(near[:5])}" if near else ""
@@ -79,6 +81,9 @@ def _row(line: str, place: str, folder: Path, shared: dict[str, Tools], errors: 
         data = json.loads(line)
     except json.JSONDecodeError as error:
         errors.append(f"{place}:{error.colno}: not JSON: {error.msg} at {line[error.pos : error.pos + 20]!r}")
+        return None
+    except (ValueError, RecursionError) as error:
+        errors.append(f"{place}:1: not readable JSON: {error}; write the number as text, or nest less deeply")
         return None
     if not isinstance(data, dict):
         errors.append(f'{place}:1: expected an object like {{"messages": [...]}}, found {type(data).__name__}')
@@ -145,11 +150,11 @@ def _tools_file(name: str, place: str, folder: Path, errors: list[str]) -> Tools
     if not path.is_file():
         errors.append(f"{place}: tools: {path} does not exist; put the file beside the rows")
         return ()
-    text = path.read_text(encoding="utf-8-sig")
     try:
+        text = path.read_text(encoding="utf-8-sig")
         lines = [(1, text)] if text.lstrip().startswith("[") else list(enumerate(text.split("\n"), 1))
         values = [json.loads(line) for _, line in lines if line.strip()]
-    except ValueError as error:
-        errors.append(f"{path}: not JSON: {error}; write a JSON array, or one tool a line")
+    except (ValueError, RecursionError) as error:
+        errors.append(f"{path}: not JSON in UTF-8: {error}; write a JSON array, or one tool a line")
         return ()
     return _tool_list(values[0] if text.lstrip().startswith("[") else values, str(path), errors)

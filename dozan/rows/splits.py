@@ -75,7 +75,7 @@ def split_rows(
     if len(sizes) < 2:
         raise InputError(
             f"holdout: all {len(examples)} rows have one sentence pattern and cannot be divided; "
-            "give a file of evaluation rows, or set the holdout to 0"
+            "give a file of evaluation rows (--eval-data), or hold nothing out (--set data.holdout=0)"
         )
     groups = sorted(sizes)
     random.Random(seed).shuffle(groups)
