@@ -83,10 +83,19 @@ def test_what_cannot_be_evaluated_is_refused(bundle: Bundle, tmp_path: Path) -> 
     with pytest.raises(InputError, match="1 predictions for 3 rows"):
         evaluate(bundle, EXAMPLES, complete=lambda prompts: [[1]])
     bad: Any = Example("bad", (), ({"role": "oracle", "content": "?"},), place="rows.jsonl:9")
-    with pytest.raises(InputError, match=r"1 of 4 rows have no prompt:\n.*rows.jsonl:9"):
+    with pytest.raises(InputError, match=r"1 of 4 rows cannot be scored:\n.*rows.jsonl:9"):
         evaluate(bundle, [*EXAMPLES, bad])
+    wordy = {"role": "user", "content": "س" * 9000}
+    long = Example("long", (), (wordy, {"role": "assistant", "content": "ج"}), place="rows.jsonl:8")
+    mute = Example("mute", (), ({"role": "user", "content": "?"},), place="rows.jsonl:7")
+    with pytest.raises(InputError, match=r"2 of 2 rows.*\n.*jsonl:8: \d+ tokens fill.*\n.*jsonl:7.*no assistant"):
+        evaluate(bundle, [long, mute], complete=unasked)
     with pytest.raises(InputError, match="cannot be read as scores"):
         read_scores(tmp_path / "absent.json")
+
+
+def unasked(prompts: list[list[int]]) -> list[list[int]]:
+    raise AssertionError("rows that cannot be scored were answered")
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dozan.chat.encode import encode_prompt
+from dozan.chat.encode import encode_prompt, gold
 from dozan.errors import InputError
 from dozan.judge.score import score_rows
 from dozan.judge.summary import Scores
@@ -96,13 +96,20 @@ def _open(model: str | Path | Bundle) -> Bundle:
 
 
 def _prompts(examples: Sequence[Example], bundle: Bundle) -> list[list[int]]:
+    """Each row's prompt. Raises InputError, before anything is generated, for every row that cannot be scored."""
+    context = bundle.config.max_position_embeddings
     prompts: list[list[int]] = []
     errors: list[str] = []
     for example in examples:
         try:
             prompts.append(encode_prompt(example, bundle.chat, bundle.tokenizer))
+            gold(example)
         except InputError as error:
             errors.append(str(error))
+            continue
+        if len(prompts[-1]) >= context:
+            length = len(prompts[-1])
+            errors.append(f"{example.place or example.id}: {length} tokens fill the context of {context}; shorten it")
     if errors:
-        raise InputError(f"{len(errors)} of {len(examples)} rows have no prompt:\n" + "\n".join(errors[:_SHOWN]))
+        raise InputError(f"{len(errors)} of {len(examples)} rows cannot be scored:\n" + "\n".join(errors[:_SHOWN]))
     return prompts
