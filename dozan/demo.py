@@ -82,7 +82,7 @@ def demo(out: str | Path = "output/demo", fresh: bool = False) -> None:
     stages.run("base", "Scoring the base on the test rows", partial(score, base, test, out / "base.json"))
     stages.run("train", "Training an adapter", partial(train, run))
     stages.run("tuned", "Scoring the tuned model on the test rows", partial(score, run, test, out / "tuned.json"))
-    stages.run("merge", "Merging the adapter into the base", partial(dozan.merge, run, merged))
+    stages.run("merge", "Merging the adapter into the base", partial(merge, run, merged))
     stages.run("export", "Writing GGUF files, each measured against the tuned model", partial(export, run, gguf))
     stages.run("gguf", "Scoring the GGUF through llama.cpp", partial(score, gguf_file(gguf), test, out / "gguf.json"))
     names = {"base": "base", "tuned": "tuned", f"GGUF {KIND}": "gguf"}
@@ -145,6 +145,12 @@ def score(model: str | Path, rows: Sequence[Example], json_file: Path) -> None:
     """Answer and score the rows; every figure and answer goes to `json_file`."""
     with progress(f"  {Path(model).name}") as on_progress:
         dozan.evaluate(model, rows, json=json_file, max_new_tokens=MAX_NEW_TOKENS, on_progress=on_progress)
+
+
+def merge(run: Path, folder: Path) -> None:
+    """The merged folder; what an interrupted merge left there goes."""
+    shutil.rmtree(folder, ignore_errors=True)
+    dozan.merge(run, folder)
 
 
 def export(run: Path, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from importlib import import_module
@@ -28,8 +29,9 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     make_folder(assets / "base", max_position_embeddings=4096)
     (assets / "rows").mkdir()
     shutil.copy(ROWS / "tools.json", assets / "rows")
+    whole = {"train": gzip.decompress(demo.TRAIN.read_bytes()), "test": demo.TEST.read_bytes()}
     for name, count in (("train", 8), ("test", 4)):
-        lines = (ROWS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = whole[name].decode().splitlines(keepends=True)
         (assets / "rows" / f"{name}.jsonl").write_text("".join(lines[:count]), encoding="utf-8")
         monkeypatch.setattr(demo, name.upper(), assets / "rows" / f"{name}.jsonl")
     monkeypatch.setattr(demo, "ROWS", assets / "rows")
@@ -80,6 +82,15 @@ def test_a_stage_that_fails_is_done_again(small: Path) -> None:
     with pytest.raises(InputError):
         stages.run("check", "Checking", fail)
     assert demo.open_stages(small, fresh=False).seconds == {}
+
+
+def test_an_interrupted_merge_is_done_again(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    merged = small / "merged"
+    merged.mkdir(parents=True)
+    (merged / "model.safetensors").write_text("half")
+    monkeypatch.setattr(dozan, "merge", lambda run, out: out.mkdir(), raising=False)
+    demo.merge(small / "run", merged)
+    assert not any(merged.iterdir())
 
 
 def test_near_duplicates_stop_the_demo(small: Path) -> None:
