@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from models import row, tiny_model
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from dozan.chat.encode import Tokens
@@ -24,7 +25,7 @@ from dozan.model.adapter import adapter_parameters, attach
 from dozan.model.gemma3 import Gemma3
 from dozan.pack import Batch
 from dozan.recipe import Recipe, override
-from dozan.train import live, loop
+from dozan.train import live, loop, state
 from dozan.train.live import Event, PlainLines, sparkline
 from dozan.train.loop import TrainResult, accumulate, evaluation_loss, fit, total_weight
 from dozan.train.plan import Plan, make_plan
@@ -330,6 +331,30 @@ def test_full_disk_is_refused_before_the_first_step(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("dozan.train.run.shutil.disk_usage", lambda path: usage)
     with pytest.raises(InputError, match="1 MiB are free and the run needs"):
         run(tmp_path / "run", recipe())
+
+
+def test_a_run_killed_as_it_began_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in (".lock", ".run.json.staging"):
+        (out / name).write_text("")
+    assert run(out, recipe())[0].steps > 0
+    assert not (out / ".run.json.staging").exists()
+
+
+def test_a_disk_that_fills_at_the_end_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    out = tmp_path / "out"
+    whole = state.save_adapter
+    monkeypatch.setattr(
+        state, "save_adapter", lambda folder, *more: (full if folder.name == "adapter" else whole)(folder, *more)
+    )
+    with pytest.raises(InputError, match="adapter: could not be written.*No space left.*same command"):
+        run(out, recipe())
+    monkeypatch.undo()
+    assert run(out, recipe())[0].resumed_from and (out / "adapter").is_dir()
 
 
 def test_second_process_is_refused(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from dozan.errors import InputError, Interrupted
 from dozan.kernels import TrieAttention, supervised_cross_entropy
 from dozan.model.adapter import refresh, set_dropout
 from dozan.model.gemma3 import Gemma3
-from dozan.model.weights import save_adapter
 from dozan.pack import Batch
 from dozan.recipe import Recipe
 from dozan.rows.example import Example
@@ -31,7 +30,7 @@ from dozan.train.optim import clip, set_learning_rate
 from dozan.train.plan import Plan
 from dozan.train.prepare import Base, Split, prepare, write_split
 from dozan.train.signals import StopRequest
-from dozan.train.state import Progress, Trainee, restore_state, save_state
+from dozan.train.state import Progress, Trainee, restore_state, save_final, save_state
 
 MOST_SKIPPED = 3
 """Steps in a row that may be skipped because something was not finite; one more stops the run."""
@@ -110,7 +109,7 @@ def fit(
             out, progress.step, progress.loss, progress.eval_loss, progress.tokens, progress.seconds, progress.skipped,
             plan.warmup_steps, trainee.size, start.step if before is not None else None,
         )  # fmt: skip
-        save_adapter(out / "adapter", model, plan.recipe.adapter, base.name)
+        save_final(trainee, out)
         run_folder.write_run(out, run | {"state": "done", "final": {**asdict(final), "out": str(out)}}, plan.recipe)
     return final
 

@@ -39,7 +39,7 @@ def read_run(out: Path) -> dict[str, Any] | None:
         raise InputError(f"{out} is a file; choose another output folder")
     path = out / "run.json"
     if not path.is_file():
-        if any(entry.name != _LOCK for entry in out.iterdir()):
+        if any(not entry.name.startswith(".") for entry in out.iterdir()):
             raise InputError(f"{out} holds something that is not a run; choose another output folder, or empty it")
         return None
     try:
@@ -52,9 +52,9 @@ def read_run(out: Path) -> dict[str, Any] | None:
 
 
 def write_run(out: Path, run: Mapping[str, Any], recipe: Recipe) -> None:
-    """Write run.json and recipe.yaml, each whole or not at all."""
-    write_text(out / "recipe.yaml", dump(recipe))
+    """Write run.json and recipe.yaml, each whole or not at all; run.json first, by which a killed run is known."""
     write_text(out / "run.json", json.dumps(run, ensure_ascii=False, indent=1))
+    write_text(out / "recipe.yaml", dump(recipe))
 
 
 @contextmanager

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from dozan.errors import InputError
 from dozan.model.adapter import adapter_parameters, refresh
 from dozan.model.gemma3 import Gemma3
 from dozan.model.weights import load_adapter, save_adapter
@@ -65,6 +67,16 @@ def save_state(trainee: Trainee, out: Path, progress: Progress) -> None:
         (folder / STATE).write_text(json.dumps(asdict(progress), indent=1), encoding="utf-8")
 
     save_checkpoint(out / "checkpoints", progress.step, write, trainee.recipe.train.keep_checkpoints)
+
+
+def save_final(trainee: Trainee, out: Path) -> None:
+    """Write the trained adapter to `out/adapter`. Raises InputError when the disk does not take it."""
+    try:
+        save_adapter(out / "adapter", trainee.model, trainee.recipe.adapter, trainee.base_name)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{out / 'adapter'}: could not be written ({error}); free some space, then run the same command again"
+        ) from error
 
 
 def restore_state(trainee: Trainee, out: Path, report: OnEvent) -> Progress:
