@@ -32,7 +32,7 @@ Model = Annotated[
 ]
 Data = Annotated[Path | None, typer.Option("--data", "--dataset", help="Rows to train on (JSONL).", metavar="FILE")]
 EvalData = Annotated[
-    Path | None, typer.Option(help="Rows to score on. Without it a share is held out.", metavar="FILE")
+    Path | None, typer.Option(help="Rows to measure the loss on. Without it a share is held out.", metavar="FILE")
 ]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="One setting, such as train.max_steps=50.", metavar="KEY=VALUE")
@@ -73,7 +73,7 @@ def train(
     eval_data: EvalData = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the whole recipe and leave.")] = False,
 ) -> None:
-    """Train an adapter on rows and score it on held-out rows."""
+    """Train an adapter on rows; rows that are held out measure its loss."""
     if print_config:
         from dozan.recipe import dump, load_recipe
 
