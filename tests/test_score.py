@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -187,6 +188,16 @@ def test_parallel_calls_are_matched_in_any_order() -> None:
 def test_a_repeated_call_is_not_matched_twice() -> None:
     assert kinds(score(row("two", "حوّل", PAY, PAY), PAY)) == [("missed_call", "transfer")]
     assert kinds(score(ONE, PAY, PAY)) == [("false_call", "transfer")]
+
+
+def test_parameters_in_a_json_string_score_as_their_object() -> None:
+    example = row("1", "حول 50 لسارة", PAY)
+    function = {**TOOLS[0]["function"], "parameters": json.dumps(TOOLS[0]["function"]["parameters"])}
+    light = {"function": {"name": "light", "parameters": "null"}}
+    written = Example("1", ({"function": function}, light), example.messages)
+    made = ("transfer", {"to": "ساره", "amount": "٥٠"})
+    assert score(written, made) == replace(score(example, made), place="")
+    assert score(written, made).normalised
 
 
 def test_matching_is_the_best_one() -> None:

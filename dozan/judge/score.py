@@ -6,6 +6,7 @@ beside). A row that asks for no call is right when none is made and nothing is m
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -73,9 +74,10 @@ def score_row(example: Example, gold: Parsed, predicted: Parsed, text: str) -> R
 
 
 def tool_schemas(example: Example) -> dict[str, Schema]:
-    """Each tool's parameters by its name."""
+    """Each tool's parameters by its name; parameters in a JSON string are parsed, as the renderer does."""
     functions = [tool.get("function", tool) for tool in example.tools]
-    return {function["name"]: function.get("parameters") or {} for function in functions}
+    found = {function["name"]: function.get("parameters") or {} for function in functions}
+    return {name: json.loads(schema) or {} if isinstance(schema, str) else schema for name, schema in found.items()}
 
 
 def _aligned(examples: Sequence[Example], predictions: Sequence[str] | Mapping[str, str]) -> list[str]:
