@@ -95,3 +95,10 @@ def test_a_model_trained_otherwise_is_refused(tmp_path: Path) -> None:
     )  # fmt: skip
     with pytest.raises(InputError, match="byte_fallback is off.*not identity.*add_dummy_prefix is on"):
         to_tokenizer_json(tmp_path / "other.model")
+
+
+@pytest.mark.parametrize("text", ["[]", '{"model": null}', '{"model": {"type": "WordPiece"}}'])
+def test_another_tokenizer_file_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(InputError, match="not a BPE tokenizer"):
+        Tokenizer.load(tmp_path)

@@ -58,7 +58,8 @@ class Tokenizer:
             definition = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise InputError(f"{path}: not JSON ({error}); download the checkpoint again") from None
-        if definition.get("model", {}).get("type") != "BPE":
+        model = definition.get("model") if isinstance(definition, dict) else None
+        if not isinstance(model, dict) or model.get("type") != "BPE":
             raise InputError(f"{path}: not a BPE tokenizer; Gemma 3's is expected")
         return cls(definition, [path.parent / name for name in _FILES if (path.parent / name).is_file()])
 
