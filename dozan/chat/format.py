@@ -88,6 +88,11 @@ class Writer:
         self._controls.append((self._length, self._length + len(token)))
         self.text(token)
 
+    def block(self, text: str, controls: Sequence[tuple[int, int]]) -> None:
+        """Text written before, with the spans of its control tokens."""
+        self._controls += [(self._length + start, self._length + end) for start, end in controls]
+        self.text(text)
+
     def begin(self) -> None:
         """What follows is trained, until `end`."""
         assert self._open is None, "a trained span is already open"

@@ -32,6 +32,7 @@ from dozan.chat.tokens import (
     START_TURN,
 )
 from dozan.rows.example import Json
+from dozan.rows.identity import MadeOnce
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,15 @@ class FunctionGemma:
         """
         notes = Notes(place)
         turns = read_turns(messages, notes)
-        declarations = read_tools(tools, notes)
+        declared = _DECLARED.get(tuple(tools), lambda: _declare(tools))
+        notes.errors += [f"{place}: {error}" if place else error for error in declared.errors]
+        notes.repairs += declared.repairs
         if not notes.errors:
             _check_order(turns, generate, notes)
         notes.raise_errors()
         writer = Writer()
         writer.control(BOS)
-        _write_turns(writer, turns, declarations)
+        _write_turns(writer, turns, declared)
         if generate and (not turns or turns[-1].role != "tool"):
             writer.control(START_TURN)
             writer.text("model\n")
@@ -69,6 +72,30 @@ class FunctionGemma:
 
 
 FUNCTIONGEMMA = FunctionGemma()
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A row's tools as the format prints them: their text with its control spans, their schemas, and what was noted."""
+
+    text: str
+    controls: tuple[tuple[int, int], ...]
+    schemas: Mapping[str, Mapping[str, Json]]
+    errors: tuple[str, ...]
+    repairs: tuple[str, ...]
+
+
+_DECLARED: MadeOnce[Declared] = MadeOnce()
+
+
+def _declare(tools: Sequence[Tool]) -> Declared:
+    notes, writer = Notes(""), Writer()
+    declarations = read_tools(tools, notes)
+    for declaration in declarations if not notes.errors else ():
+        _write_declaration(writer, declaration)
+    written = writer.rendered(())
+    schemas = {found.name: found.parameters or {} for found in declarations}
+    return Declared(written.text, written.controls, schemas, tuple(notes.errors), tuple(notes.repairs))
 
 
 def _check_order(turns: Sequence[Turn], generate: bool, notes: Notes) -> None:
@@ -100,28 +127,26 @@ def _misplaced(turn: Turn, before: str) -> str | None:
     return None
 
 
-def _write_turns(writer: Writer, turns: Sequence[Turn], declarations: Sequence[Declaration]) -> None:
-    schemas = {found.name: found.parameters or {} for found in declarations}
-    if declarations and (not turns or turns[0].role != "developer"):
-        _write_context(writer, "developer", "", declarations)
+def _write_turns(writer: Writer, turns: Sequence[Turn], declared: Declared) -> None:
+    if declared.text and (not turns or turns[0].role != "developer"):
+        _write_context(writer, "developer", "", declared)
     before = ""
     for i, turn in enumerate(turns):
         if turn.role == "tool":
             _write_responses(writer, turn, opened=before == "call")
         elif turn.role == "assistant":
-            _write_answer(writer, turn, schemas, opened=before == "tool")
+            _write_answer(writer, turn, declared.schemas, opened=before == "tool")
         else:
-            _write_context(writer, turn.role, turn.text, declarations if i == 0 else ())
+            _write_context(writer, turn.role, turn.text, declared if i == 0 else None)
         before = "call" if turn.calls else turn.role
 
 
-def _write_context(writer: Writer, role: str, text: str, declarations: Sequence[Declaration]) -> None:
+def _write_context(writer: Writer, role: str, text: str, declared: Declared | None) -> None:
     """A developer or user turn; the declarations are written into the first turn when it is the developer's."""
     writer.control(START_TURN)
     writer.text(f"{role}\n{text}")
-    if role == "developer":
-        for declaration in declarations:
-            _write_declaration(writer, declaration)
+    if role == "developer" and declared is not None:
+        writer.block(declared.text, declared.controls)
     writer.control(END_TURN)
     writer.text("\n")
 

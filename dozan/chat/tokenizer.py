@@ -15,6 +15,7 @@ from dozan.errors import InputError
 from dozan.rows.example import Json
 
 Span = tuple[int, int]
+Stretch = tuple[int, str, bool]
 _FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -93,7 +94,7 @@ class Tokenizer:
         """`encode_rendered` of each; a stretch of text that several share (tool declarations) is encoded once."""
         pieces = [_split(rendered) for rendered in conversations]
         known = self._segments({text for row in pieces for _, text, control in row if not control})
-        return [self._join(row, known) for row in pieces]
+        return self._join(pieces, known)
 
     def decode(self, ids: Sequence[int], controls: bool = True) -> str:
         """Ids to text; control tokens are spelt out, or left out with `controls=False`."""
@@ -130,23 +131,32 @@ class Tokenizer:
         return spans
 
     def _join(
-        self, row: list[tuple[int, str, bool]], known: dict[str, tuple[list[int], list[Span]]]
-    ) -> tuple[list[int], list[Span]]:
-        ids: list[int] = []
-        spans: list[Span] = []
-        for start, text, control in row:
-            if control:
-                ids.append(self.id(text))
-                spans.append((start, start + len(text)))
-            else:
-                ids += known[text][0]
-                spans += [(start + a, start + b) for a, b in known[text][1]]
-        return ids, spans
+        self, rows: Sequence[list[Stretch]], known: dict[str, tuple[list[int], list[Span]]]
+    ) -> list[tuple[list[int], list[Span]]]:
+        """Each row's ids and spans; what a row begins with in common with the row before it is copied."""
+        joined: list[tuple[list[int], list[Span]]] = []
+        before: list[Stretch] = []
+        ids, spans, ends = list[int](), list[Span](), list[int]()
+        for row in rows:
+            pairs = enumerate(zip(before, row, strict=False))
+            same = next((i for i, (old, new) in pairs if old != new), min(len(before), len(row)))
+            count = ends[same - 1] if same else 0
+            ids, spans, ends, before = ids[:count], spans[:count], ends[:same], row
+            for start, text, control in row[same:]:
+                if control:
+                    ids.append(self.id(text))
+                    spans.append((start, start + len(text)))
+                else:
+                    ids += known[text][0]
+                    spans += [(start + a, start + b) for a, b in known[text][1]]
+                ends.append(len(ids))
+            joined.append((ids, spans))
+        return joined
 
 
-def _split(rendered: Rendered) -> list[tuple[int, str, bool]]:
+def _split(rendered: Rendered) -> list[Stretch]:
     """(start, text, whether it is a control token) of a conversation's stretches, in order."""
-    pieces: list[tuple[int, str, bool]] = []
+    pieces: list[Stretch] = []
     at = 0
     for start, end in (*rendered.controls, (len(rendered.text), len(rendered.text))):
         if start > at:

@@ -18,6 +18,7 @@ from dozan.chat.messages import Notes, read_calls
 from dozan.errors import InputError
 from dozan.rows.arabic import encoding_damage, has_bidi_override, has_invisible
 from dozan.rows.example import Example, Json
+from dozan.rows.identity import MadeOnce
 
 Severity = Literal["error", "warning"]
 Schema = Mapping[str, Json]
@@ -104,7 +105,14 @@ def _damaged_text(example: Example) -> Iterator[_Found]:
     for i, value in enumerate(example.messages):
         for field, text in _texts(value, f"messages[{i}]"):
             yield from _text_findings(field, text)
-    for i, value in enumerate(example.tools):
+    yield from _TOOL_TEXTS.get(tuple(example.tools), lambda: list(_damaged_tools(example.tools)))
+
+
+_TOOL_TEXTS: MadeOnce[list[_Found]] = MadeOnce()
+
+
+def _damaged_tools(tools: Sequence[Mapping[str, Json]]) -> Iterator[_Found]:
+    for i, value in enumerate(tools):
         for field, text in _texts(value, f"tools[{i}]"):
             yield from _text_findings(field, text)
 
