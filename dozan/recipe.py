@@ -71,13 +71,6 @@ class TrainRecipe(_Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
-class ScoreRecipe(_Section):
-    """How the run is scored by generation: new tokens a row may take, and how many rows (None: all)."""
-
-    max_new_tokens: int = Field(default=256, ge=1)
-    limit: int | None = Field(default=None, ge=1)
-
-
 class Recipe(_Section):
     """A whole run but for its model and rows."""
 
@@ -87,7 +80,6 @@ class Recipe(_Section):
     adapter: AdapterRecipe = AdapterRecipe()
     data: DataRecipe = DataRecipe()
     train: TrainRecipe = TrainRecipe()
-    score: ScoreRecipe = ScoreRecipe()
 
 
 def recipe_names() -> list[str]:

@@ -10,6 +10,7 @@ import torch
 from ship_models import make_folder
 from test_bad_input import conversation, write_rows
 
+from dozan.chat.template import functiongemma_template
 from dozan.chat.tokenizer import Tokenizer
 from dozan.errors import InputError
 from dozan.model.bundle import open_model
@@ -17,7 +18,7 @@ from dozan.recipe import load_recipe
 from dozan.rows.readers import read_rows
 from dozan.train.live import Event
 from dozan.train.loop import train
-from dozan.train.prepare import choose_recipe, default_recipe
+from dozan.train.prepare import choose_recipe, default_recipe, prepare
 
 SHORT = ["train.max_steps=3", "adapter.rank=4", "train.batch_size=3", "data.holdout=0.3"]
 SAID = ["مؤقت 5 دقائق", "ذكرني بعد 5 دقائق", "خلي المؤقت 5", "5 دقائق للشاي", "ابدأ العد 5", "بدي مؤقت 5"]
@@ -104,3 +105,14 @@ def test_other_data_in_the_same_folder_is_refused(base: Path, data: Path, tmp_pa
         train(other, base, tmp_path / "run", overrides=SHORT, on_event=lambda event: None)
     with pytest.raises(InputError, match="holds a run already"):
         train(data, base, tmp_path / "run", overrides=SHORT, resume=False, on_event=lambda event: None)
+
+
+def test_a_template_that_renders_otherwise_is_noted(base: Path, data: Path) -> None:
+    def noted(template: str) -> list[str]:
+        (base / "chat_template.jinja").write_text(template, encoding="utf-8")
+        notes = prepare(data, base, "embedded", ["data.holdout=0"], None).notes
+        return [note for note in notes if "chat template" in note]
+
+    faithful = functiongemma_template()
+    assert noted(faithful) == []
+    assert "differs from what is trained" in noted(faithful.replace("declaration:", "declare:"))[0]

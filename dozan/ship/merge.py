@@ -59,9 +59,9 @@ def certify_merged(bundle: Bundle, folder: Path) -> MergeCertificate:
     merged = compare(ours, reference_logits(exact, rows, TAIL))
     loaded = load_model(folder, dtype="float32")
     stored = compare(ours, reference_logits(loaded, rows, TAIL))
-    unequal = _unequal(exact, loaded)
-    failures = [f"merged in fp32: {text}" for text in merged.failures(MERGED_GATE)]
-    failures += [f"as stored: {text}" for text in stored.failures(GATES["bf16"])]
+    unequal, layers = _unequal(exact, loaded), bundle.config.num_hidden_layers
+    failures = [f"merged in fp32: {text}" for text in merged.failures(MERGED_GATE.at_depth(layers))]
+    failures += [f"as stored: {text}" for text in stored.failures(GATES["bf16"].at_depth(layers))]
     failures += [f"{len(unequal)} tensors are not the rounded merge, e.g. {unequal[0]}"] if unequal else []
     certificate = MergeCertificate(folder.name, merged, stored, tuple(unequal), tuple(failures))
     write_certificate(folder / "parity.json", certificate)

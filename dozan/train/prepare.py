@@ -13,11 +13,13 @@ import dozan
 from dozan.chat import chat_format, detect_chat
 from dozan.chat.encode import Tokens, encode_rows
 from dozan.chat.format import ChatFormat
+from dozan.chat.template import template_difference
 from dozan.chat.tokenizer import Tokenizer
 from dozan.check.rules import check_rows, count_rules, refuse_errors
 from dozan.errors import InputError
 from dozan.model.adapter import attach
 from dozan.model.bundle import open_model
+from dozan.model.files import read_json
 from dozan.model.gemma3 import Gemma3
 from dozan.model.weights import read_config, resolve_model
 from dozan.recipe import Recipe, load_recipe, override
@@ -80,9 +82,25 @@ def prepare(
     plan = make_plan(chosen, *_encode(examples, chat, tokenizer, folder, chosen))
     base = Base(_base_name(name, folder), hash_base(folder), chat.name)
     notes = [f"rows: {count} x {rule} (a warning)" for rule, count in count_rules(findings).items()]
+    notes += _template_note(folder, chat, examples[0])
     if is_split:
         notes.append(f"{len(plan.heldout)} of {sum(map(len, examples))} rows are held out, by sentence pattern")
     return Job(plan, base, folder, examples if is_split else None, tuple(notes))
+
+
+def _template_note(folder: Path, chat: ChatFormat, examples: Sequence[Example]) -> list[str]:
+    """What to say when the checkpoint's own chat template writes the first rows otherwise than we train them."""
+    template = folder / "chat_template.jinja"
+    settings = folder / "tokenizer_config.json"
+    text: object = None
+    if template.is_file():
+        text = template.read_text(encoding="utf-8")
+    elif settings.is_file():
+        text = read_json(settings).get("chat_template")
+    difference = template_difference(text, chat, examples[:8]) if isinstance(text, str) else None
+    if difference is None:
+        return []
+    return [f"the checkpoint's chat template differs from what is trained ({chat.name}'s bytes): {difference}"]
 
 
 def choose_recipe(
