@@ -67,7 +67,9 @@ def train(
     out: Annotated[Path, typer.Option(help="The run's folder.", metavar="DIR")] = Path("output/run"),
     recipe: Annotated[
         str | None,
-        typer.Option(help="embedded, functiongemma-ar, gemma3-12b-trinity or a YAML file.", metavar="NAME|FILE"),
+        typer.Option(
+            help="embedded, mobile-actions, functiongemma-ar, gemma3-12b-trinity or a YAML file.", metavar="NAME|FILE"
+        ),
     ] = None,
     settings: Settings = None,
     eval_data: EvalData = None,

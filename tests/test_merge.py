@@ -111,6 +111,10 @@ def test_export_writes_every_type_with_its_certificate(tmp_path: Path) -> None:
         assert file.path.with_suffix(".parity.json").is_file()
 
 
+def test_types_may_be_a_list() -> None:
+    assert parse_kinds(["Q8_0", "f32"]) == parse_kinds("q8_0, f32,q8_0") == ["q8_0", "f32"]
+
+
 @pytest.mark.parametrize("text", ["", "q4_k_m", "f16,nf4", ","])
 def test_unknown_types_are_refused_before_anything_is_loaded(text: str) -> None:
     with pytest.raises(InputError, match="f32, f16, bf16, q8_0"):

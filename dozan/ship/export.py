@@ -29,13 +29,13 @@ class Exported:
     certificate: Certificate
 
 
-def export(run_or_folder: str | Path, gguf: str = "q8_0", out: str | Path = "output/gguf",
+def export(run_or_folder: str | Path, gguf: str | Sequence[str] = "q8_0", out: str | Path = "output/gguf",
            examples: str | Path | Sequence[Example] | None = None) -> list[Exported]:  # fmt: skip
-    """Write `out/NAME-TYPE.gguf` for each type of the comma list `gguf` (f32, f16, bf16, q8_0), adapter merged in fp32.
+    """Write `out/NAME-TYPE.gguf` for each type in `gguf`, a comma list or a list (f32, f16, bf16, q8_0).
 
-    Each file is compared with the model on `examples` (rows or a JSONL path; a run's held-out rows when not given) and
-    on texts of our own; the certificate lies beside it. Raises InputError for an unknown type or a model that llama.cpp
-    does not compute, ExportFailed when a file is outside its gate.
+    The adapter is merged in fp32. Each file is compared with the model on `examples` (rows or a JSONL path; a run's
+    held-out rows when not given) and on texts of our own; the certificate lies beside it. Raises InputError for an
+    unknown type or a model that llama.cpp does not compute, ExportFailed when a file is outside its gate.
     """
     kinds = parse_kinds(gguf)
     bundle = open_model(run_or_folder, dtype="float32")
@@ -47,9 +47,10 @@ def export(run_or_folder: str | Path, gguf: str = "q8_0", out: str | Path = "out
     return [_one(bundle, Path(out) / f"{name}-{kind}.gguf", kind, ids, lines) for kind in kinds]
 
 
-def parse_kinds(text: str) -> list[str]:
-    """The types of a comma list, in order, each once. Raises InputError naming those that we do not write."""
-    kinds = list(dict.fromkeys(kind.strip().lower() for kind in text.split(",") if kind.strip()))
+def parse_kinds(text: str | Sequence[str]) -> list[str]:
+    """The types of a comma list or a list, in order, each once. Raises InputError naming those that we do not write."""
+    names = text.split(",") if isinstance(text, str) else text
+    kinds = list(dict.fromkeys(kind.strip().lower() for kind in names if kind.strip()))
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not kinds:
         raise InputError(f"GGUF types {unknown or text!r}: give one or more of {', '.join(KINDS)}, separated by commas")

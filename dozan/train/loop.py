@@ -33,7 +33,7 @@ from dozan.train.signals import StopRequest
 from dozan.train.state import Progress, Trainee, restore_state, save_final, save_state
 
 MOST_SKIPPED = 3
-"""Steps in a row that may be skipped because something was not finite; one more stops the run."""
+"""Steps in a row that are not finite stop the run; fewer are skipped."""
 
 
 @dataclass(frozen=True)
