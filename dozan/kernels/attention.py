@@ -3,8 +3,8 @@
 Queries go in blocks of consecutive packed tokens. The keys that some query of a block may see are its ancestors and
 the block itself; they are gathered, and one masked product serves the block. A trunk of P tokens with N branches of L
 tokens costs O(N · L · (P + block)), linear in the pack, where a dense mask costs O((P + N · L)²). Blocks of similar
-key counts run together. Gathering goes through `F.embedding`, whose backward on the CPU sums in parallel and in a
-fixed order (advanced indexing's is sequential and ten times slower).
+key counts run together. Gathering goes through `F.embedding`, whose
+backward on the CPU sums in parallel and in a fixed order.
 """
 
 from __future__ import annotations
