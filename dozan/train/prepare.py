@@ -17,6 +17,7 @@ from dozan.chat.template import template_difference
 from dozan.chat.tokenizer import Tokenizer
 from dozan.check.rules import check_rows, count_rules, refuse_errors
 from dozan.errors import InputError
+from dozan.kernels.precision import training_dtype
 from dozan.model.adapter import attach
 from dozan.model.bundle import open_model
 from dozan.model.files import read_json
@@ -158,12 +159,9 @@ def _encode(
 
 
 def _dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
-    asked = recipe.train.dtype
-    if asked == "auto":
-        # is_bf16_supported() is true where bf16 is emulated; the capability tells.
-        fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-        return torch.bfloat16 if fast else torch.float32
-    return torch.bfloat16 if asked == "bfloat16" else torch.float32
+    if recipe.train.dtype == "auto":
+        return training_dtype(device)
+    return torch.bfloat16 if recipe.train.dtype == "bfloat16" else torch.float32
 
 
 def _is_embedded(folder: Path) -> bool:
