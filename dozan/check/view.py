@@ -45,7 +45,7 @@ class RowView:
     """A row and what its rules need.
 
     query: the text of all user messages. calls: every call of the assistant with the path of its `function`.
-    sources: for each call the text before it that its values can come from (user, developer and tool messages).
+    sources: for each call the text of the conversation up to it, which its values can come from.
     now: the date and time that the developer's text gives, without zone. rendered: None when the chat format refuses
     the row; `errors` then say why. repairs: what the format changed so that it could write the row. tokens: the
     rendered row's length, None where it was not counted because it cannot pass `max_tokens`. deep: the path that is
@@ -154,12 +154,13 @@ def _view_tools(tools: Sequence[Schema]) -> ToolsView:
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             continue
         if function["name"] not in schemas:
-            schemas[function["name"]] = _parameters(function.get("parameters"))
+            schemas[function["name"]] = read_parameters(function.get("parameters"))
             paths[function["name"]] = f"tools[{i}].function" if "function" in tool else f"tools[{i}]"
     return ToolsView(schemas, paths, deep)
 
 
-def _parameters(value: Json) -> Schema:
+def read_parameters(value: Json) -> Schema:
+    """A tool's parameters, parsed when they are a JSON text; {} when they are no object."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -191,8 +192,8 @@ def _calls(example: Example) -> tuple[tuple[tuple[str, Call], ...], tuple[str, .
     sources: list[str] = []
     said: list[str] = []
     for i, message in enumerate(example.messages):
+        said.append(content_text(message.get("content")))
         if message.get("role") != "assistant":
-            said.append(content_text(message.get("content")))
             continue
         raw = message.get("tool_calls")
         for j, item in enumerate(raw if isinstance(raw, list) else ()):
