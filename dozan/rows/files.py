@@ -20,21 +20,21 @@ _UTF8_MARK, _PEEK = b"\xef\xbb\xbf", 1 << 16
 _WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
-def open_records(path: Path) -> Iterator[Record | Broken]:
+def open_records(path: Path, name: str) -> Iterator[Record | Broken]:
     """The records of a file; InputError when it is not there or of no known kind."""
     head, packed = _peek(path)
-    suffix = _suffix(path)
+    suffix = _suffix(Path(name))
     if head[:2] in _WIDE_MARKS or (head[:1] != b"P" and b"\x00" in head[:2]):
-        yield Broken(path.name, 0, 0, "utf-16", "saved as UTF-16; save the file as UTF-8")
+        yield Broken(name, 0, 0, "utf-16", "saved as UTF-16; save the file as UTF-8")
     elif head[:4] == b"PAR1" and not packed:
-        yield from parquet_records(path)
+        yield from parquet_records(path, name)
     elif suffix in (".csv", ".tsv"):
-        yield from _unpacked(path, packed, lambda file: table_records(file, path.name, suffix))
+        yield from _unpacked(path, name, packed, lambda file: table_records(file, name, suffix))
     elif suffix == ".parquet":
-        yield Broken(path.name, 0, 0, "bad-parquet", "no Parquet file: it does not start with PAR1; write it again")
+        yield Broken(name, 0, 0, "bad-parquet", "no Parquet file: it does not start with PAR1; write it again")
     elif suffix in (".jsonl", ".ndjson", ".json", "") or head.lstrip(_UTF8_MARK).lstrip()[:1] in (b"{", b"["):
         read = document_records if _is_document(head, suffix) else line_records
-        yield from _unpacked(path, packed, lambda file: read(file, path.name))
+        yield from _unpacked(path, name, packed, lambda file: read(file, name))
     else:
         raise InputError(f"{path}: {suffix} is no kind of file that is read here; give {KINDS}")
 
@@ -42,7 +42,9 @@ def open_records(path: Path) -> Iterator[Record | Broken]:
 def line_records(file: IO[bytes], name: str) -> Iterator[Record | Broken]:
     """JSONL: a value a line; blank lines are skipped."""
     parser = LineParser()
+    begin = end = 0
     for number, line in enumerate(file, 1):
+        begin, end = end, end + len(line)
         raw = line.rstrip(b"\r\n")
         place = f"{name}:{number}"
         if raw.startswith(_UTF8_MARK):
@@ -53,7 +55,7 @@ def line_records(file: IO[bytes], name: str) -> Iterator[Record | Broken]:
         try:
             text = raw.decode("utf-8")
         except UnicodeDecodeError as error:
-            yield _undecodable(raw, error, place, number)
+            yield _undecodable(raw, error, place, number, begin)
             continue
         if not text.strip():
             continue
@@ -67,9 +69,9 @@ def broken_at(problem: Problem, place: str, line: int, column: int) -> Broken:
     return Broken(place, line, column, problem.code_name, problem.message, problem.path, problem.usable)
 
 
-def _undecodable(raw: bytes, error: UnicodeDecodeError, place: str, line: int) -> Broken:
+def _undecodable(raw: bytes, error: UnicodeDecodeError, place: str, line: int, begin: int) -> Broken:
     column = len(raw[: error.start].decode("utf-8")) + 1
-    words = f"not UTF-8 (byte {error.start + 1} of the line, column {column}); save the file as UTF-8"
+    words = f"not UTF-8 (byte {begin + error.start}); save the file as UTF-8"
     return Broken(place, line, column, "not-utf-8", words)
 
 
@@ -99,7 +101,7 @@ def _peek(path: Path) -> tuple[bytes, bool]:
 
 
 def _unpacked(
-    path: Path, packed: bool, read: Callable[[IO[bytes]], Iterator[Record | Broken]]
+    path: Path, name: str, packed: bool, read: Callable[[IO[bytes]], Iterator[Record | Broken]]
 ) -> Iterator[Record | Broken]:
     """What `read` finds in the file; a gzip file that ends too early is named after the rows that it still gave."""
     try:
@@ -107,7 +109,7 @@ def _unpacked(
             yield from read(gzip.GzipFile(fileobj=file) if packed else file)  # type: ignore[arg-type]
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         words = f"not a whole gzip file ({error}); compress it again with gzip"
-        yield Broken(path.name, 0, 0, "cut-gzip", words)
+        yield Broken(name, 0, 0, "cut-gzip", words)
 
 
 def _is_document(head: bytes, suffix: str) -> bool:

@@ -57,13 +57,13 @@ class JsonText:
         except json.JSONDecodeError as error:
             return None, [_syntax(text, error.msg, error.pos)]
         except RecursionError:
-            return None, [_deep(text)]
+            return None, [_deep()]
         return self.judge(text, value)
 
     def judge(self, text: str, value: Json) -> tuple[Json, list[Problem]]:
         """`parse` for a text whose value was just decoded by `decoder`."""
         if text.count("{") + text.count("[") > MOST_LEVELS and _levels(value) > MOST_LEVELS:
-            return None, [_deep(text)]
+            return None, [_deep()]
         if not self.odd and ("\\u" not in text or not _HALF.search(text)):
             return value, []
         problems = list(_oddities(text))
@@ -101,15 +101,9 @@ def _levels(value: Json) -> int:
     return level
 
 
-def _deep(text: str) -> Problem:
-    level, at = 0, 0
-    for token in _TOKEN.finditer(text):
-        level += {"{": 1, "[": 1, "}": -1, "]": -1}.get(token.group(), 0)
-        if level > MOST_LEVELS:
-            at = token.start()
-            break
+def _deep() -> Problem:
     words = f"not readable JSON: more than {MOST_LEVELS} levels of brackets; nest less deeply"
-    return Problem("too-deep", at, "", words)
+    return Problem("too-deep", 0, "", words)
 
 
 @dataclass
@@ -173,7 +167,7 @@ def _number(token: str, at: int, path: str) -> Iterator[Problem]:
         yield Problem("not-finite", at, path, f"{token:.20} is no JSON number; use a finite number or leave it out")
     elif digits.isdigit() and len(token) >= MOST_DIGITS:
         words = f"not readable JSON: a number of {len(digits)} digits; write the number as text"
-        yield Problem("endless-number", at, path, words)
+        yield Problem("endless-number", 0, path, words)
     elif digits.isdigit() and not -_WIDEST <= int(token) < _WIDEST:
         yield Problem("wide-integer", at, path, f"{token:.30} needs more than 64 bits; write ids as text", usable=True)
 

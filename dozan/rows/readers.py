@@ -1,46 +1,93 @@
-"""Reads rows from JSONL: every line that cannot be used is named with its place, in one pass."""
+"""Files of rows in any known shape as canonical rows: every line that cannot be used is named with its place."""
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 
 from dozan.errors import InputError
 from dozan.rows.example import Example, Json
+from dozan.rows.hub import hub_records, is_hub_id
+from dozan.rows.records import Broken, Record, read_records
+from dozan.rows.shapes import SHAPES, Detected, Options, Shape, ShapeError, detect_shape, shape_named
+from dozan.rows.tool_lists import ToolLists
 
-ROLES = ("developer", "system", "user", "assistant", "tool")
+CANONICAL = "mobile-actions"
+SEEN_FIRST = 100
+"""Rows by which the shape of a file is told."""
+
 _SHOWN = 20
-_OWN = ("id", "tools", "messages")
-Tools = tuple[Mapping[str, Json], ...]
+Problems = Callable[[Broken], None]
+Say = Callable[[str], None]
 
 
-def read_rows(path: str | Path) -> list[Example]:
-    """The rows of a JSONL file (or .jsonl.gz): `{"messages": [...], "tools": [...], "id": ..., anything else}` a line.
+def read_rows(
+    path: str | Path, shape: str | None = None, say: Say | None = None, options: Options | None = None
+) -> list[Example]:
+    """All rows of a file (or `hf:org/name`, `hf:org/name:split`), in its shape or the one that is forced.
 
-    `tools` may be missing (no tools) or the plain name of a JSON or JSONL file in the same folder, which is read once
-    and shared. A row without `id` is called by its file and line. Blank lines are skipped. Raises one InputError that
-    names each bad line as `file:line:column`.
+    Canonical rows are `{"messages": [...], "tools": [...], "id": ..., anything else}`; `tools` may be missing (no
+    tools) or the plain name of a JSON or JSONL file in the same folder. A row without `id` is called by its file and
+    line. `say` gets the shape of a file that is not canonical, and all that was passed over in usable rows. Raises one
+    InputError that names each bad line as `file:line:column`.
     """
-    path = Path(path)
     errors: list[str] = []
-    shared: dict[str, Tools] = {}
     rows: list[Example] = []
     seen: dict[str, str] = {}
-    for number, line in _lines(path):
-        row = _row(line, f"{path.name}:{number}", path.parent, shared, errors)
-        if row is None:
-            continue
+
+    def problem(broken: Broken) -> None:
+        if not broken.usable:
+            errors.append(str(broken))
+        elif say is not None:
+            say(str(broken))
+
+    for row in read_examples(path, shape, problem, say, options):
         if row.id in seen:
             errors.append(f"{row.place}: id: {row.id!r} is that of {seen[row.id]} too; ids must differ")
         seen[row.id] = row.place
         rows.append(row)
-    if not errors and not rows:
-        errors.append(f"{path}: no rows; write one JSON object a line")
     raise_all(errors)
     return rows
+
+
+def read_examples(
+    path: str | Path,
+    shape: str | None = None,
+    problems: Problems | None = None,
+    say: Say | None = None,
+    options: Options | None = None,
+) -> Iterator[Example]:
+    """The rows of a file one by one, in constant memory; equal tool lists are one object.
+
+    problems gets everything broken, as it is met; without it, one InputError at the end names every bad line. say gets
+    one line with the file's shape and the reason, unless it is canonical or forced. That ids differ is not checked.
+    """
+    errors: list[str] = []
+
+    def collect(broken: Broken) -> None:
+        if not broken.usable:
+            errors.append(str(broken))
+
+    chosen = shape_named(shape) if shape else None
+    records = hub_records(str(path)) if is_hub_id(path) else read_records(path)
+    first = list(islice(records, SEEN_FIRST))
+    if chosen is None:
+        chosen, words = _choose(first)
+        if say is not None and words:
+            say(f"{path}: read as {words}")
+    options = replace(options or Options(), file=Path(path), memory={})
+    if say is not None and chosen is not None and chosen.note and (note := chosen.note(options)):
+        say(f"{path}: {note}")
+    yield from _examples(chain(first, records), chosen, options, problems or collect)
+    raise_all(errors)
+
+
+def detect_file(path: str | Path) -> Detected | None:
+    """The shape of a file by its first rows, and why; None when they fit none."""
+    records = hub_records(str(path)) if is_hub_id(path) else read_records(path)
+    return detect_shape([item.value for item in islice(records, SEEN_FIRST) if isinstance(item, Record)])
 
 
 def raise_all(errors: Sequence[str]) -> None:
@@ -50,111 +97,59 @@ def raise_all(errors: Sequence[str]) -> None:
         raise InputError("\n".join(errors[:_SHOWN]) + more)
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
-    """The file's lines with their numbers, blank ones left out."""
-    if path.is_dir():
-        raise InputError(f"{path}: a folder; name a JSONL file in it")
-    if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*.jsonl")) if path.parent.is_dir() else []
-        hint = f"; {path.parent} has {', '.join(near[:5])}" if near else ""
-        raise InputError(f"{path}: no such file{hint}")
-    content = _content(path)
+def _choose(first: Sequence[Record | Broken]) -> tuple[Shape | None, str]:
+    """The shape by the first rows, and what to say of it; the canonical one when nothing there is a row."""
+    values = [item.value for item in first if isinstance(item, Record)]
+    found = detect_shape(values)
+    if found is not None:
+        return SHAPES[found.name], "" if found.name == CANONICAL else str(found)
+    has_fields = any(isinstance(value, dict) for value in values)
+    return (None, "") if has_fields else (SHAPES[CANONICAL], "")
+
+
+def _examples(
+    records: Iterator[Record | Broken], shape: Shape | None, options: Options, problems: Problems
+) -> Iterator[Example]:
+    lists = ToolLists()
+    count = 0
+    gathered = shape.gather(records) if shape is not None and shape.gather is not None else records
+    for item in gathered:
+        count += 1
+        if isinstance(item, Broken):
+            problems(item)
+            continue
+        try:
+            example = _read(item, shape, options)
+        except ShapeError as error:
+            for each in (error, *error.also):
+                column = 1 if each.code_name == "not-an-object" else 0
+                problems(Broken(item.place, item.line, column, each.code_name, each.message, each.path))
+            continue
+        tools = lists.one(example.tools)
+        yield example if tools is example.tools else replace(example, tools=tools)
+    if count == 0:
+        problems(Broken(str(options.file), 0, 0, "no-rows", "no rows; write one JSON object a line"))
+
+
+def _read(record: Record, shape: Shape | None, options: Options) -> Example:
+    value = record.value
+    if not isinstance(value, dict):
+        words = f'expected an object like {{"messages": [...]}}, found {type(value).__name__}'
+        raise ShapeError("", words, "not-an-object")
+    if shape is None:
+        raise ShapeError("", f"of no known shape: its fields are {_named(value)}; {_wanted()}", "unknown-shape")
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise InputError(f"{path}:{line}: not UTF-8 (byte {error.start}); save the file as UTF-8") from None
-    return [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
+        return shape.read(value, record.place, options)
+    except ShapeError as error:
+        if shape.detect(value) or (other := detect_shape([value])) is None or other.name == shape.name:
+            raise
+        words = f"{error.message}; the file is read as {shape.name}, but this row looks like {other.name}"
+        raise ShapeError(error.path, words, "other-shape", error.also) from None
 
 
-def _content(path: Path) -> bytes:
-    if path.suffix != ".gz":
-        return path.read_bytes()
-    try:
-        return gzip.decompress(path.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: not a whole gzip file ({error}); compress it again with gzip") from None
+def _named(value: dict[str, Json]) -> str:
+    return ", ".join(f"{key:.40}" for key in list(value)[:12]) or "none"
 
 
-def _row(line: str, place: str, folder: Path, shared: dict[str, Tools], errors: list[str]) -> Example | None:
-    try:
-        data = json.loads(line)
-    except json.JSONDecodeError as error:
-        errors.append(f"{place}:{error.colno}: not JSON: {error.msg} at {line[error.pos : error.pos + 20]!r}")
-        return None
-    except (ValueError, RecursionError) as error:
-        errors.append(f"{place}:1: not readable JSON: {error}; write the number as text, or nest less deeply")
-        return None
-    if not isinstance(data, dict):
-        errors.append(f'{place}:1: expected an object like {{"messages": [...]}}, found {type(data).__name__}')
-        return None
-    before = len(errors)
-    if _has_surrogate(line):
-        errors.append(f"{place}: holds half of a surrogate pair, which is no character; write the character itself")
-    messages = _messages(data.get("messages"), place, errors)
-    tools = _tools(data.get("tools"), place, folder, shared, errors)
-    if len(errors) > before:
-        return None
-    meta = {key: value for key, value in data.items() if key not in _OWN}
-    given = data.get("id")
-    return Example(place if given is None else str(given), tools, messages, meta, place)
-
-
-def _has_surrogate(line: str) -> bool:
-    """Whether a JSON line's strings hold a lone surrogate."""
-    if "\\u" not in line:
-        return False
-    try:
-        json.dumps(json.loads(line), ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
-def _messages(value: Json, place: str, errors: list[str]) -> tuple[Mapping[str, Json], ...]:
-    if not isinstance(value, list) or not value:
-        errors.append(f'{place}: messages: expected a list like [{{"role": "user", "content": "..."}}]')
-        return ()
-    for i, message in enumerate(value):
-        role = message.get("role") if isinstance(message, dict) else None
-        if not isinstance(message, dict):
-            errors.append(f"{place}: messages[{i}]: expected an object with role and content")
-        elif role not in ROLES:
-            errors.append(f"{place}: messages[{i}].role: unknown role {role!r}; use one of {', '.join(ROLES)}")
-    return tuple(value)
-
-
-def _tools(value: Json, place: str, folder: Path, shared: dict[str, Tools], errors: list[str]) -> Tools:
-    if value is None:
-        return ()
-    if isinstance(value, str):
-        if value not in shared:
-            shared[value] = _tools_file(value, place, folder, errors)
-        return shared[value]
-    return _tool_list(value, f"{place}: tools", errors)
-
-
-def _tool_list(value: Json, where: str, errors: list[str]) -> Tools:
-    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
-        errors.append(f'{where}: expected a list of objects like {{"type": "function", "function": {{...}}}}')
-        return ()
-    return tuple(value)
-
-
-def _tools_file(name: str, place: str, folder: Path, errors: list[str]) -> Tools:
-    """Tools from a JSON array or a JSONL file beside the rows."""
-    if Path(name).name != name or name in ("", ".", ".."):
-        errors.append(f"{place}: tools: {name!r} is no plain file name; put the file beside the rows")
-        return ()
-    path = folder / name
-    if not path.is_file():
-        errors.append(f"{place}: tools: {path} does not exist; put the file beside the rows")
-        return ()
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        lines = [(1, text)] if text.lstrip().startswith("[") else list(enumerate(text.split("\n"), 1))
-        values = [json.loads(line) for _, line in lines if line.strip()]
-    except (ValueError, RecursionError) as error:
-        errors.append(f"{path}: not JSON in UTF-8: {error}; write a JSON array, or one tool a line")
-        return ()
-    return _tool_list(values[0] if text.lstrip().startswith("[") else values, str(path), errors)
+def _wanted() -> str:
+    return "write messages, or fields such as instruction and output, or force a shape"

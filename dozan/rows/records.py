@@ -12,6 +12,9 @@ from pathlib import Path
 
 from dozan.rows.example import Json
 
+_CHARACTERS = ("not-utf-8", "lone-surrogate")
+"""Where the words come before the column: the character itself cannot be shown."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -44,15 +47,17 @@ class Broken:
     usable: bool = False
 
     def __str__(self) -> str:
-        where = f"{self.place}:{self.column}" if self.column and "column" not in self.message else self.place
+        if self.code_name in _CHARACTERS:
+            return f"{self.place}: {self.message} (column {self.column}{self.path and f', {self.path}'})"
+        where = f"{self.place}:{self.column}" if self.column else self.place
         return f"{where}: {self.path}: {self.message}" if self.path else f"{where}: {self.message}"
 
 
-def read_records(path: str | Path) -> Iterator[Record | Broken]:
-    """Every record of a file, and everything that is broken in it, in the file's order.
+def read_records(path: str | Path, name: str = "") -> Iterator[Record | Broken]:
+    """Every record of a file, and everything that is broken in it, in the file's order; `name` is for one in a cache.
 
     Raises InputError for a file that is not there or that is of no kind known here, and nothing else.
     """
     from dozan.rows.files import open_records
 
-    return open_records(Path(path))
+    return open_records(Path(path), name or Path(path).name)

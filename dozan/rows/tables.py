@@ -74,7 +74,7 @@ def _table_record(names: list[str], cells: list[str], place: str, line: int) -> 
     return Record(dict(zip(names, cells, strict=True)), place, line, None)
 
 
-def parquet_records(path: Path) -> Iterator[Record | Broken]:
+def parquet_records(path: Path, name: str) -> Iterator[Record | Broken]:
     """The rows of a Parquet file; place and line are the row's number from 1. Needs the extra `parquet`."""
     try:
         import pyarrow
@@ -87,10 +87,10 @@ def parquet_records(path: Path) -> Iterator[Record | Broken]:
             for batch in file.iter_batches(_BATCH):
                 for row in batch.to_pylist():
                     number += 1
-                    yield from _typed_record(row, f"{path.name}:{number}", number)
+                    yield from _typed_record(row, f"{name}:{number}", number)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         words = f"not a whole Parquet file ({str(error).splitlines()[0]:.200}); write it again"
-        yield Broken(path.name, 0, 0, "bad-parquet", words)
+        yield Broken(name, 0, 0, "bad-parquet", words)
 
 
 def _typed_record(row: dict[str, Any], place: str, line: int) -> Iterator[Record | Broken]:
