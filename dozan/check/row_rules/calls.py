@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -173,10 +174,15 @@ def _values(arguments: Mapping[str, Json], schema: Schema, path: str) -> Iterato
     """What the validator of JSON Schema says about the values."""
     validator = validator_for(schema).validator
     for error in validator.iter_errors(arguments) if validator is not None else ():
-        if error.validator in _BY_OTHERS:
+        if error.validator in _BY_OTHERS or _has_no_form(error.instance):
             continue
         where = path + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
         yield _of_error(error, where)
+
+
+def _has_no_form(value: Json) -> bool:
+    """Whether the chat format itself refuses the value: null, NaN, infinity."""
+    return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
 def _of_error(error: ValidationError, where: str) -> Found:

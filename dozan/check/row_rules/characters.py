@@ -158,6 +158,7 @@ RULES = Catalog([
 
 _PLAIN = re.compile(r"[\t\n\r -~\u060c\u061b\u061f\u0621-\u063a\u0641-\u0652\u0660-\u066b]*")
 _MARKS = re.compile("[\u064b-\u0652]")
+_MIXED = re.compile("[0-9][٠-٩۰-۹]|[٠-٩][0-9۰-۹]|[۰-۹][0-9٠-٩]")
 _ONES: tuple[tuple[Rule, re.Pattern[str], str], ...] = (
     (REPLACED, re.compile("\ufffd"), "the original character is lost"),
     (NUL, re.compile("\x00"), "take it out"),
@@ -172,7 +173,7 @@ _ONES: tuple[tuple[Rule, re.Pattern[str], str], ...] = (
         "take it out",
     ),
     (ODD_SPACE, re.compile("[\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"), "write a plain space"),
-    (DIGITS_MIXED, re.compile("[0-9][٠-٩۰-۹]|[٠-٩][0-9۰-۹]|[۰-۹][0-9٠-٩]"), "write the number in one kind of digit"),
+    (DIGITS_MIXED, _MIXED, "write the number in one kind of digit"),
 )
 _ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{2,5}|#x[0-9a-fA-F]{2,5});")
 _ESCAPE = re.compile(r"\\u0[0-9a-fA-F]{3}")
@@ -221,7 +222,9 @@ def _of_text(path: str, text: str) -> Iterator[Found]:
 def _suspicious(text: str) -> bool:
     """Whether text of plain characters can still be wrong: too many ط and ظ, marks out of order, escapes."""
     often = (text.count("ط") + text.count("ظ")) * 5 > len(text)
-    return often or "\\u0" in text or "&" in text or (_MARKS.search(text) is not None and not _is_nfc(text))
+    if often or "\\u0" in text or "&" in text or _MIXED.search(text):
+        return True
+    return _MARKS.search(text) is not None and not _is_nfc(text)
 
 
 def _is_nfc(text: str) -> bool:

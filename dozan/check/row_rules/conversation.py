@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 
+from dozan.chat.messages import ROLES
 from dozan.chat.tokens import find_control
 from dozan.check.finding import Catalog, Rule
 from dozan.check.row_rules.found import Found
@@ -17,6 +18,7 @@ TRIGGER = "You are a model that can do function calling with the following funct
 _RESULT = re.compile(
     r"^\s*(?:<tool_response>|<function_response>|\[TOOL_RESULTS\]|FUNCTION RESPONSE:|response:[\w.-]+\{)", re.IGNORECASE
 )
+_KNOWN = frozenset(ROLES)
 _CALL_MARK = re.compile(r"<tool_call>|<functioncall>|\[TOOL_CALLS\]|<\|python_tag\|>|\bcall:[\w.-]+\{")
 _CALL_JSON = re.compile(r'\{\s*"(?:name|function)"\s*:\s*"([^"]+)"\s*,\s*"(?:arguments|parameters)"\s*:')
 
@@ -190,7 +192,7 @@ def conversation_findings(view: RowView) -> Iterator[Found]:
     roles = [message.get("role") for message in messages]
     if "assistant" not in roles:
         yield NOTHING_TRAINED, "messages", "no assistant message; add the answer to train on"
-    if "user" not in roles and view.example.tools:
+    if "user" not in roles and view.example.tools and _KNOWN.issuperset(map(str, roles)):
         yield NO_USER, "messages", "tools, but no user message; add the request"
     if roles and roles[-1] == "user" and "assistant" in roles:
         yield UNANSWERED_END, f"messages[{len(roles) - 1}]", "the last request has no answer, so it is not trained"

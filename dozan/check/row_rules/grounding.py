@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from dozan.chat.tokens import find_control
 from dozan.check.finding import Catalog, Rule
 from dozan.check.row_rules.codes import is_named_code
 from dozan.check.row_rules.found import Found
@@ -134,7 +135,7 @@ _WORD = re.compile(r"[^\W_]+")
 _ARABIC = re.compile("[\u0620-\u064a]")
 _LATIN = re.compile("[A-Za-z]{2}")
 _EASTERN = re.compile("[٠-٩۰-۹]")
-_NUMERIC = re.compile(r"[+]?[٠-٩۰-۹0-9][٠-٩۰-۹0-9\s\-/.:٫٬,()]*")
+_NUMERIC = re.compile(r"[+]?[٠-٩۰-۹0-9][٠-٩۰-۹0-9T\s\-/.:٫٬,()]*")
 _IDENTIFIER = re.compile(r"[A-Za-z]{0,4}[٠-٩۰-۹0-9][A-Za-z٠-٩۰-۹0-9-]{4,}")
 _CLITICS = re.compile(r"(?:[وف]?(?:[بكل]?ال|لل|[بكل])|[وف]|ه?ال|عال)?")
 _ENDINGS = re.compile(r"(?:ات|ين|ون|يه|ها|هم|كم|نا|ني|ه|ي|ك|ا|ت)$")
@@ -232,7 +233,7 @@ def _support(value: str, schema: Schema, source: _Source) -> tuple[Rule, str] | 
     text = value.strip()
     if not text or _is_declared(value, schema) or _COMPUTED.fullmatch(ascii_digits(text)):
         return None
-    if _STAND_IN.fullmatch(text):
+    if _STAND_IN.fullmatch(text) or find_control(text):
         return None
     folded = fold(text)
     if _stands(folded, source.folded) or _has_digits(folded, source):
@@ -265,7 +266,7 @@ def _stands(folded: str, text: str) -> bool:
 
 
 def _is_declared(value: str, schema: Schema) -> bool:
-    """Whether the schema itself offers the value or lists the values; what is of another type is a matter of its own."""
+    """Whether the schema offers the value or lists the values; what is of another type is a matter of its own."""
     kind = schema.get("type")
     if isinstance(kind, str) and kind.lower() not in ("string", "str", "any"):
         return True
