@@ -14,7 +14,7 @@ from test_evaluate import pair
 from test_score import PAY, hand_made, row, score
 
 from dozan.errors import InputError
-from dozan.judge.charts import Line, bar, line_chart, thin, ticks
+from dozan.html.charts import Line, bar, line_chart, thin, ticks
 from dozan.judge.compare import compare
 from dozan.judge.report import report_run, verdict, write_report
 from dozan.judge.summary import Scores

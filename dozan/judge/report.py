@@ -9,9 +9,9 @@ from itertools import chain
 from pathlib import Path
 
 from dozan.errors import InputError
-from dozan.judge.charts import Line, bar, line_chart
+from dozan.html.charts import Line, bar, line_chart
+from dozan.html.page import definitions, isolated, page, show_calls
 from dozan.judge.compare import COLUMNS, TITLES, Comparison, Figure, Paired, compare, describe_pair
-from dozan.judge.page import definitions, isolated, page, show_calls
 from dozan.judge.summary import FAULTS, RowScore, Scores
 from dozan.rows.example import Json
 

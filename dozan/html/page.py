@@ -1,4 +1,4 @@
-"""The report's page around its sections: style for light, dark and paper, and small pieces of HTML."""
+"""A page around its sections: style for light, dark and paper, and small pieces of HTML."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ code bdi[dir=rtl] { font-family: system-ui, "Noto Sans Arabic", "Noto Naskh Arab
 """.strip()  # noqa: E501
 
 
-def page(title: str, body: str) -> str:
-    """The whole document; it loads nothing and runs nothing."""
+def page(title: str, body: str, style: str = "") -> str:
+    """The whole document; it loads nothing and runs nothing. `style` is added to the common one."""
     policy = "default-src 'none'; style-src 'unsafe-inline'"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title>\n<style>\n{STYLE}\n</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
+        f"<title>{escape(title)}</title>\n<style>\n{STYLE}\n{style}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
     )
 
 
