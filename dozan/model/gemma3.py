@@ -147,10 +147,10 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend, layer: int, sliding: bool) -> Tensor:
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [T, H, E], keys and values [T, K, E]."""
         q, k, v = (project(x).unflatten(-1, (-1, self.head_dim)) for project in (self.q_proj, self.k_proj, self.v_proj))
-        q, k = rotate(self.q_norm(q), rope), rotate(self.k_norm(k), rope)
-        return self.o_proj(attend(layer, sliding, q, k, v).flatten(-2))
+        return rotate(self.q_norm(q), rope), rotate(self.k_norm(k), rope), v
 
 
 class FeedForward(nn.Module):
@@ -175,8 +175,16 @@ class Layer(nn.Module):
         self.post_feedforward_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
-        attended = self.self_attn(self.input_layernorm(x), rope, attend, self.index, self.sliding)
-        x = x + self.post_attention_layernorm(attended)
+        return self.after(x, attend(self.index, self.sliding, *self.before(x, rope)))
+
+    def before(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """What attention takes. It and `after` know nothing of the layer's place, so that one compilation serves all."""
+        q, k, v = self.self_attn(self.input_layernorm(x), rope)
+        return q, k, v
+
+    def after(self, x: Tensor, attended: Tensor) -> Tensor:
+        """What follows attention [T, H, E]."""
+        x = x + self.post_attention_layernorm(self.self_attn.o_proj(attended.flatten(-2)))
         return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
 
 
@@ -208,7 +216,7 @@ class Gemma3(nn.Module):
         """
         config, dtype = self.config, self.embedding.dtype
         # The checkpoint was trained with the factor rounded to the weights' dtype.
-        x = self.model.embed_tokens(ids) * torch.tensor(config.hidden_size**0.5, dtype=dtype, device=ids.device)
+        x = self.model.embed_tokens(ids) * torch.tensor(config.hidden_size**0.5, dtype=dtype).item()
         full = rope_table(position, config.rope_theta, config.rope_factor, config.head_dim, dtype)
         local = rope_table(position, config.rope_local_theta, 1.0, config.head_dim, dtype)
         for layer in self.model.layers:
