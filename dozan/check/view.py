@@ -25,6 +25,7 @@ DEEPEST = 64
 _NOW = re.compile(r"(?<!\d)(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2}(?::\d{2})?))?(?!\d)")
 _NOW_WORDS = re.compile(r"current|today|now\b|الحالي|اليوم|الآن|الان", re.IGNORECASE)
 _BEFORE_NOW = 100
+_PARSED = (".arguments", ".parameters")
 
 
 @dataclass(frozen=True)
@@ -113,11 +114,12 @@ def texts(value: Json, path: str) -> Iterator[tuple[str, str]]:
 
 
 def too_deep(value: Json, path: str, deepest: int = DEEPEST) -> str:
-    """The path of the first part nested more than `deepest` levels, brackets of JSON in a text included; else ""."""
+    """The path of the first part nested more than `deepest` levels, arguments given as JSON text included; else ""."""
     waiting: list[tuple[Json, str, int]] = [(value, path, 0)]
     while waiting:
         item, where, level = waiting.pop()
-        if level > deepest or (isinstance(item, str) and len(item) > deepest and _bracketed(item, deepest)):
+        parsed = isinstance(item, str) and len(item) > deepest and where.endswith(_PARSED)
+        if level > deepest or (parsed and _bracketed(item, deepest)):
             return _short(where)
         if isinstance(item, Mapping):
             waiting += [(inner, f"{where}.{key}", level + 1) for key, inner in item.items()]

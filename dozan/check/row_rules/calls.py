@@ -115,6 +115,7 @@ RULES = Catalog([
     TEXT_AS_NUMBER, UNDECLARED, HIDDEN,
 ])  # fmt: skip
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
+_LONGEST_NAME = 100
 _BY_OTHERS = ("required", "additionalProperties", "unevaluatedProperties")
 
 
@@ -136,9 +137,13 @@ def call_findings(view: RowView) -> Iterator[Found]:
 def _unknown_tool(name: str, names: Sequence[str]) -> str:
     if not names:
         return f"calls {name!r}, but the row has no tools; add them"
-    near = difflib.get_close_matches(name, names, 1)
+    near = _near(name, names)
     hint = f"did you mean {near[0]!r}?" if near else f"its tools are {', '.join(names[:8])}"
     return f"calls {name!r}, which is none of the row's tools; {hint}"
+
+
+def _near(name: str, names: Sequence[str]) -> list[str]:
+    return difflib.get_close_matches(name, names, 1) if len(name) <= _LONGEST_NAME else []
 
 
 def _names(value: Json, schema: Schema, path: str) -> Iterator[Found]:
@@ -162,7 +167,7 @@ def _names(value: Json, schema: Schema, path: str) -> Iterator[Found]:
                 yield HIDDEN, f"{path}.{name}", f"written as {declared_name(name)}: the prompt would lose {name!r}"
             yield from _names(item, known, f"{path}.{name}")
         elif known is None and not (others is True or isinstance(others, Mapping) or "patternProperties" in schema):
-            near = difflib.get_close_matches(name, list(properties), 1)
+            near = _near(name, list(properties))
             yield (
                 UNKNOWN_ARGUMENT,
                 f"{path}.{name}",
@@ -206,7 +211,7 @@ def _plain(text: str) -> str:
 
 
 def _hint(value: Json, allowed: Sequence[Json]) -> str:
-    near = difflib.get_close_matches(str(value), list(map(str, allowed)), 1)
+    near = _near(str(value), list(map(str, allowed)))
     return f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(map(str, allowed[:8]))}"
 
 

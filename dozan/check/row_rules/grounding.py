@@ -183,6 +183,7 @@ class _Source:
         self.text = text
         self._folded: str | None = None
         self._stems: set[str] | None = None
+        self._beginnings: set[str] | None = None
         self._digits: str | None = None
 
     @property
@@ -196,6 +197,12 @@ class _Source:
         if self._stems is None:
             self._stems = {stem for word in _WORD.findall(self.folded) for stem in _stems(word)}
         return self._stems
+
+    @property
+    def beginnings(self) -> set[str]:
+        if self._beginnings is None:
+            self._beginnings = {stem[:4] for stem in self.stems}
+        return self._beginnings
 
     @property
     def digits(self) -> str:
@@ -292,14 +299,14 @@ def _words_supported(folded: str, source: _Source) -> bool:
     words = [word for word in words if len(word) > 1] or words
     if not words:
         return True
-    hits = sum(_is_said(word, source.stems) for word in words)
+    hits = sum(_is_said(word, source) for word in words)
     return hits == len(words) if len(words) <= _MOST_WORDS_ALL else hits >= _SHARE_OF_MANY * len(words)
 
 
-def _is_said(word: str, stems: set[str]) -> bool:
+def _is_said(word: str, source: _Source) -> bool:
     if word.isascii() and len(word) > 4:
-        return any(stem[:4] == word[:4] for stem in stems)
-    return not stems.isdisjoint(_stems(word))
+        return word[:4] in source.beginnings
+    return not source.stems.isdisjoint(_stems(word))
 
 
 def _stems(word: str) -> set[str]:

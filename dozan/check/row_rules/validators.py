@@ -32,6 +32,7 @@ _LISTED = re.compile(
 _BETWEEN = re.compile(r"\s*[,،|؛;]\s*(?:or\s+|and\s+|أو\s+)?|\s+or\s+|\s+أو\s+")
 _OPEN = re.compile(r"\betc\b|\.\.\.|…|e\.g\.|such as|وغيرها|وغيره|إلخ|الخ\b|مثل\s", re.IGNORECASE)
 _LONGEST_VALUE = 40
+_LONGEST_DESCRIPTION = 2000
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def listed_values(description: Json) -> tuple[str, ...]:
     """The values of a description's closed list ("Supported values: a, b"), in English or Arabic; () without one."""
     if not isinstance(description, str) or ":" not in description:
         return ()
-    found = _LISTED.search(description)
+    found = _LISTED.search(description[:_LONGEST_DESCRIPTION])
     if found is None:
         return ()
     text = next(group for group in found.groups() if group is not None)
