@@ -17,7 +17,7 @@ from dozan.rows.json_text import JsonText, Problem
 from dozan.rows.records import Broken, Record
 
 LIST_KEYS = ("data", "rows", "examples", "train", "validation", "test", "items", "instances", "samples", "records")
-_CHUNK, _NEAR, _FARTHEST = 1 << 16, 64, 1 << 20
+_CHUNK, _NEAR, _FARTHEST, _LARGEST_ROW = 1 << 16, 64, 1 << 20, 1 << 26
 _BRACKETS = re.compile(r'"[^"\\\n]*(?:\\.[^"\\\n]*)*"|[\[\]{}]')
 _OPENING = re.compile(r'\{\s*"[^"\n]{0,80}"')
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -154,7 +154,7 @@ def _read_item(text: _Window, parser: JsonText) -> tuple[Json, list[Problem], in
             value, end = parser.decoder.raw_decode(text.text, text.at)
         except json.JSONDecodeError as error:
             near = error.pos > len(text.text) - _NEAR or error.msg.startswith("Unterminated")
-            if near and text.fill(size):
+            if near and len(text.text) - text.at < _LARGEST_ROW and text.fill(size):
                 size *= 2
                 continue
             end = _resume(text, error.pos)
@@ -195,7 +195,7 @@ def _resume(text: _Window, error_at: int) -> int:
             if text.text[follows : follows + 1] in (",", "]", "", "{"):
                 return token.end() if level == 0 else token.start()
             break
-    found = text.text.find(opening.group(), max(error_at, begin + 1)) if opening else -1
+    found = text.text.find(opening.group(), begin + 1) if opening else -1
     if found < 0:
         return len(text.text)
     return len(text.text[:found].rstrip().removesuffix(","))

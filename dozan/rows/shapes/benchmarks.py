@@ -69,7 +69,9 @@ def read_bfcl(fields: Fields, place: str, options: Options) -> Example:
     The answers are in `ground_truth`, or by id in the file of the same name in `possible_answer/` beside the questions.
     Without answers there is no call: so are the questions where no tool is of use.
     """
-    question = fields["question"]
+    question = fields.get("question")
+    if not isinstance(question, list):
+        raise ShapeError("question", f"expected a list of messages, found {kind(question)}")
     turns = question if question and isinstance(question[0], list) else [question]
     if len(turns) != 1 or not turns[0] or not all(isinstance(turn, dict) for turn in turns[0]):
         raise ShapeError("question", f"expected one list of messages, found {len(turns)} turns; several are not read")

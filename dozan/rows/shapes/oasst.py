@@ -10,7 +10,7 @@ from typing import Any
 
 from dozan.rows.example import Example, Json
 from dozan.rows.records import Broken, Record
-from dozan.rows.shapes.shape import Fields, Options, Shape, ShapeError, made, system_message
+from dozan.rows.shapes.shape import Fields, Options, Shape, ShapeError, kind, made, system_message
 
 _ROLES = {"prompter": "user", "assistant": "assistant"}
 _UNRANKED = 10**9
@@ -97,7 +97,9 @@ def _hanging(root: Tree) -> set[str]:
 def read_tree(fields: Fields, place: str, options: Options) -> Example:
     """The best-ranked path of a tree, up to its last assistant message."""
     path: list[Tree] = []
-    node: Tree | None = fields["prompt"]
+    node: Tree | None = fields.get("prompt")
+    if not isinstance(node, dict):
+        raise ShapeError("prompt", f"expected a message with text, role and replies, found {kind(node)}")
     while node is not None:
         if not isinstance(node.get("text"), str) or node.get("role") not in _ROLES:
             where = "prompt" + ".replies[]" * len(path)

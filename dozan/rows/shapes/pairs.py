@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from dozan.rows.example import Example
-from dozan.rows.shapes.shape import Fields, Options, Shape, ShapeError, made, refuse, system_message, text_field
+from dozan.rows.shapes.shape import Fields, Options, Shape, ShapeError, kind, made, refuse, system_message, text_field
 
 PAIRS = (
     ("instruction", "output"),
@@ -70,7 +70,12 @@ def _is_talk(fields: Fields) -> bool:
 
 def read_talk(fields: Fields, place: str, options: Options) -> Example:
     """`prompt` and `completion` that are lists of messages, joined."""
-    errors = []
+    errors = [
+        ShapeError(key, f"expected a list of messages, found {kind(fields.get(key))}")
+        for key in ("prompt", "completion")
+        if not isinstance(fields.get(key), list)
+    ]
+    refuse(errors)
     for key in ("prompt", "completion"):
         for i, message in enumerate(fields[key]):
             if not isinstance(message, dict) or not isinstance(message.get("role"), str):
