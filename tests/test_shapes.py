@@ -397,3 +397,26 @@ def test_a_set_through_datasets_keeps_its_objects_as_written(tmp_path: Path, mon
 
 def test_every_shape_has_a_name_and_fields() -> None:
     assert all(name == shape.name and shape.fields for name, shape in SHAPES.items()) and len(SHAPES) >= 25
+
+
+GOLDEN = Path(__file__).parent / "golden" / "shapes"
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "rows", "calls"),
+    [
+        ("mbpp.jsonl", "text-code", 5, 0),
+        ("gsm8k.jsonl", "alpaca", 5, 0),
+        ("aisa.jsonl", "mobile-actions", 2, 2),
+        ("home_assistant.jsonl", "mobile-actions", 2, 2),
+        ("BFCL_v4_multiple.json", "bfcl", 3, 3),
+        ("BFCL_v4_parallel.json", "bfcl", 3, 6),
+        ("BFCL_v4_irrelevance.json", "bfcl", 3, 0),
+    ],
+)
+def test_real_rows(name: str, shape: str, rows: int, calls: int) -> None:
+    lines: list[str] = []
+    found = read_rows(GOLDEN / name, say=lines.append)
+    assert detect_file(GOLDEN / name).name == shape and len(found) == rows  # type: ignore[union-attr]
+    assert sum(len(message.get("tool_calls", ())) for row in found for message in row.messages) == calls
+    assert len(lines) == (shape != "mobile-actions")
