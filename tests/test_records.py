@@ -105,6 +105,17 @@ def test_what_is_usable_is_said_and_kept_exactly(tmp_path: Path) -> None:
     assert json.dumps(found[-1]) == '{"b": 1.0, "a": 1, "c": true}'
 
 
+def test_tools_elsewhere_in_a_row_stay_where_they_are(tmp_path: Path) -> None:
+    rows = [
+        {"old": {"tools": [TOOL]}, "a": 1},
+        {"old": {"tools": [TOOL]}, "tools": [TOOL, {"b": 1}]},
+        {"tools": [TOOL]},
+    ]
+    assert values(write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))) == rows
+    twice = json.dumps({"tools": [TOOL]})[:-1] + ', "tools": []}'
+    assert [item.code_name for item in broken(write(tmp_path / "b.jsonl", twice))] == ["duplicate-key"]
+
+
 def test_a_megabyte_in_a_cell(tmp_path: Path) -> None:
     row = {"text": "ن" * 1_000_000}
     assert values(write(tmp_path / "a.jsonl", json.dumps(row))) == [row]
