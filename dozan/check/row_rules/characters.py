@@ -63,7 +63,7 @@ C1 = Rule(
 )
 SURROGATE = Rule(
     "DZ508",
-    "lone-surrogate",
+    "half-surrogate",
     "error",
     "row",
     "Half of a surrogate pair",
@@ -72,7 +72,7 @@ SURROGATE = Rule(
 )
 CONTROL = Rule(
     "DZ509",
-    "control-character",
+    "control-in-text",
     "warning",
     "row",
     "A control character other than tab and line break",

@@ -105,7 +105,7 @@ CALL_AS_TEXT = Rule(
 )
 TOO_DEEP = Rule(
     "DZ230",
-    "too-deep",
+    "nested-too-deep",
     "error",
     "row",
     "Nested too deeply",

@@ -98,7 +98,7 @@ ARGUMENTS_UNREADABLE = _error(
 )
 UNKNOWN_ROLE = _error(
     "DZ211",
-    "unknown-role",
+    "role-not-written",
     "A role that no chat format knows",
     _BYTES,
     "Use developer, system, user, assistant or tool.",
