@@ -51,7 +51,7 @@ def test_a_wrong_model(shape: str, old: str, new: str, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("shape", gemma3.SHAPES)
 def test_an_embedding_scale_that_is_not_rounded(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    rounded = "torch.tensor(config.hidden_size**0.5, dtype=dtype).item()"
+    rounded = "torch.tensor(config.hidden_size**0.5, dtype=dtype)"
     wrong = mutant(MODEL, rounded, "config.hidden_size**0.5", monkeypatch)
     assert not gemma3.embedded_equal_in_bfloat16(shape, wrong)
 

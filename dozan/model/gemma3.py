@@ -216,7 +216,7 @@ class Gemma3(nn.Module):
         """
         config, dtype = self.config, self.embedding.dtype
         # The checkpoint was trained with the factor rounded to the weights' dtype.
-        x = self.model.embed_tokens(ids) * torch.tensor(config.hidden_size**0.5, dtype=dtype).item()
+        x = self.model.embed_tokens(ids) * torch.tensor(config.hidden_size**0.5, dtype=dtype)
         full = rope_table(position, config.rope_theta, config.rope_factor, config.head_dim, dtype)
         local = rope_table(position, config.rope_local_theta, 1.0, config.head_dim, dtype)
         for layer in self.model.layers:
