@@ -108,7 +108,7 @@ def test_bytes_a_row_are_those_on_disk() -> None:
     on_disk = index._records.seek(0, 2) + index._texts.seek(0, 2)
     assert index.bytes_a_row * index.rows == pytest.approx(on_disk)
     text_bytes = sum(len(found.text.encode()) for found in sketch(texts)) / len(texts)
-    assert 175 + text_bytes < index.bytes_a_row < 175 + text_bytes + 20
+    assert 255 + text_bytes < index.bytes_a_row < 255 + text_bytes + 20
 
 
 def test_places_and_columns_come_back() -> None:

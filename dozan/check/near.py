@@ -1,13 +1,13 @@
 """A disk-backed index of rows: exact duplicates after folding, and near-duplicates by MinHash, checked on their texts.
 
-A row is 175 bytes in one file (16 band hashes of 8, four hashes of 8, side and offsets) and its place and its folded
-text, of 4,000 characters at most, in another; nothing of it stays in memory while rows are added. A search takes about
-60 bytes of memory a row for its sorts.
+A row is 255 bytes in one file (16 band hashes of 8, 80 marks of 1, four hashes of 8, side and offsets) and its place
+and its folded text, of 4,000 characters at most, in another; nothing of it stays in memory while rows are added. A
+search takes about 60 bytes of memory a row for its sorts, and maps the file of records.
 
 Similarity is the Jaccard index of the sets of character trigrams of two folded texts, as in `rows.splits`. MinHash only
 proposes: 16 bands of 5 hashes find two texts that are 0.8 alike with probability 0.998, 0.7 with 0.95. Each pair that
-is reported was compared on its texts. Rows that fall into one crowded bucket are compared with up to 6 of those before
-them, so the cost grows with the rows and not with their square.
+is reported was compared on its texts, if 65 % of its MinHashes agree (0.8 alike: all but 1 in 2,000). Rows of a
+crowded bucket are compared with up to 6 of those before them, so the cost grows with the rows, not with their square.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, NamedTuple
 
@@ -28,11 +28,13 @@ BANDS, ROWS_A_BAND, SEED = 16, 5, 20_261
 THRESHOLD = 0.8
 LONGEST = 4_000
 TRIES = 6
+_DOUBT = 0.15
 _RECORD = np.dtype([
-    ("bands", "<u8", (BANDS,)), ("request", "<u8"), ("context", "<u8"), ("answer", "<u8"), ("id", "<u8"),
+    ("bands", "<u8", (BANDS,)),
+    ("marks", "u1", (BANDS * ROWS_A_BAND,)), ("request", "<u8"), ("context", "<u8"), ("answer", "<u8"), ("id", "<u8"),
     ("at", "<u8"), ("text_bytes", "<u4"), ("place_bytes", "<u2"), ("side", "u1"),
 ])  # fmt: skip
-_CHUNK = 1 << 15
+_CHUNK, _PART = 1 << 15, 1 << 13
 _WORDS = re.compile(r"\w+")
 
 Array = np.ndarray[Any, Any]
@@ -40,10 +42,14 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Sketch:
-    """What the index keeps of a text: its folded words (cut in the middle beyond 4,000 characters), 16 band hashes."""
+    """What the index keeps of a text: its folded words, 16 hashes of bands, and a byte of each of the 80 MinHashes.
+
+    A text of more than 4,000 characters is cut in the middle.
+    """
 
     text: str
     bands: bytes
+    marks: bytes
 
 
 class Keys(NamedTuple):
@@ -74,7 +80,8 @@ def sketch(texts: Sequence[str]) -> list[Sketch]:
     plain = [_plain(text) for text in texts]
     matrix = RMinHash.digest_matrix_from_token_sets([list(_grams(text)) for text in plain], BANDS * ROWS_A_BAND, SEED)
     digests = np.array(matrix.to_rows(), dtype="<u4").reshape(len(plain), BANDS, ROWS_A_BAND)
-    return [Sketch(text, _mixed(rows)) for text, rows in zip(plain, digests, strict=True)]
+    marks = (digests & 0xFF).astype("u1")
+    return [Sketch(text, _mixed(rows), mark.tobytes()) for text, rows, mark in zip(plain, digests, marks, strict=True)]
 
 
 def similarity(first: str, second: str) -> float:
@@ -100,7 +107,8 @@ class NearIndex:
         name = place.encode("utf-8", "replace")[: 1 << 12]
         text = found.text.encode("utf-8", "replace")
         bands = np.frombuffer(found.bands, dtype="<u8")
-        self._waiting.append((bands, *keys, self._written, len(text), len(name), side))
+        marks = np.frombuffer(found.marks, dtype="u1")
+        self._waiting.append((bands, marks, *keys, self._written, len(text), len(name), side))
         self._texts.write(name + text)
         self._written += len(name) + len(text)
         self.rows += 1
@@ -142,8 +150,7 @@ class NearIndex:
         parents = np.arange(self.rows)
         everything = np.arange(self.rows)
         for band in range(BANDS):
-            hashes = self.column("bands", band)
-            for first, second in _candidates(hashes, everything, everything, True):
+            for first, second in self._candidates(band, everything, everything, True, threshold):
                 low, high = sorted((_root(parents, first), _root(parents, second)))
                 if low != high and self._alike(first, second) >= threshold:
                     parents[high] = low
@@ -152,15 +159,28 @@ class NearIndex:
     def _search(self, earlier: Array, later: Array, threshold: float) -> Iterator[Pair]:
         found = np.zeros(self.rows, dtype=bool)
         for band in range(BANDS):
-            hashes = self.column("bands", band)
-            open_rows = later[~found[later]]
-            for first, second in _candidates(hashes, earlier, open_rows, earlier is later):
+            for first, second in self._candidates(band, earlier, later[~found[later]], earlier is later, threshold):
                 if found[second]:
                     continue
                 alike = self._alike(first, second)
                 if alike >= threshold:
                     found[second] = True
                     yield Pair(first, second, alike)
+
+    def _candidates(
+        self, band: int, earlier: Array, later: Array, is_one_set: bool, threshold: float
+    ) -> Iterator[tuple[int, int]]:
+        """Pairs of one bucket whose MinHashes agree well enough; the texts decide."""
+        marks = self._marks()
+        least = (threshold - _DOUBT) * BANDS * ROWS_A_BAND
+        for first, second in _bucket_pairs(self.column("bands", band), earlier, later, is_one_set):
+            likely = (marks[first] == marks[second]).sum(axis=1) >= least
+            yield from zip(first[likely].tolist(), second[likely].tolist(), strict=True)
+
+    def _marks(self) -> Array:
+        """A byte of each MinHash of each row, mapped from disk: [rows, 80]."""
+        self._flush()
+        return np.memmap(self._records, _RECORD, "r", shape=(self.rows,))["marks"]
 
     def _alike(self, first: int, second: int) -> float:
         return similarity(self._read(first)[1], self._read(second)[1])
@@ -196,21 +216,26 @@ def repeats(*columns: Array) -> Iterator[tuple[int, Array]]:
         yield int(rows[0]), rows[1:]
 
 
-def _candidates(hashes: Array, earlier: Array, later: Array, is_one_set: bool) -> Iterable[tuple[int, int]]:
-    """Pairs of one bucket, by the later row: up to `TRIES` earlier rows, evenly spread over those of the bucket."""
+def _bucket_pairs(hashes: Array, earlier: Array, later: Array, is_one_set: bool) -> Iterator[tuple[Array, Array]]:
+    """Pairs of rows of one bucket, in parts: each later row with up to `TRIES` earlier ones, evenly spread."""
     by_hash = earlier[np.argsort(hashes[earlier], kind="stable")]
-    keys = hashes[by_hash]
-    wanted = hashes[later]
-    start = np.searchsorted(keys, wanted, "left")
-    end = np.searchsorted(keys, wanted, "right")
+    start = np.searchsorted(hashes[by_hash], hashes[later], "left")
     if is_one_set:
         position = np.empty(len(hashes), dtype=np.int64)
         position[by_hash] = np.arange(len(by_hash))
-        end = position[later]
-    for i in np.flatnonzero(end > start):
-        low, many = int(start[i]), int(end[i] - start[i])
-        for at in range(many) if many <= TRIES else sorted({k * (many - 1) // (TRIES - 1) for k in range(TRIES)}):
-            yield int(by_hash[low + at]), int(later[i])
+        many = position[later] - start
+    else:
+        many = np.searchsorted(hashes[by_hash], hashes[later], "right") - start
+    crowded = np.flatnonzero(many > 0)
+    steps = np.arange(TRIES)
+    for at in range(0, len(crowded), _PART):
+        rows = crowded[at : at + _PART]
+        count = many[rows][:, None]
+        spread = np.where(count <= TRIES, steps, steps * (count - 1) // (TRIES - 1))
+        first = by_hash[np.minimum(start[rows][:, None] + spread, len(by_hash) - 1)]
+        second = np.broadcast_to(later[rows][:, None], first.shape)
+        is_there = spread < count
+        yield first[is_there], second[is_there]
 
 
 def _root(parents: Array, row: int) -> int:
