@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dozan.errors import InputError
 
 if TYPE_CHECKING:
+    from dozan import data
     from dozan.demo import demo
     from dozan.ship.export import export
     from dozan.ship.merge import merge
@@ -20,15 +21,15 @@ __version__ = "0.1.0"
 EMBEDDED_BASE: str = str(Path(__file__).parent / "assets" / "base")
 """Folder of the small Gemma 3 that comes with the package: what is trained when no model is named."""
 
-__all__ = ["EMBEDDED_BASE", "InputError", "__version__", "demo", "evaluate", "export", "merge", "train"]
+__all__ = ["EMBEDDED_BASE", "InputError", "__version__", "data", "demo", "evaluate", "export", "merge", "train"]
 
 _HOMES = {"evaluate": "dozan.ship.served", "export": "dozan.ship.export", "merge": "dozan.ship.merge"}
-_CALLABLE_MODULES = ("demo", "train")
+_MODULES = ("data", "demo", "train")
 
 
 def __getattr__(name: str) -> Any:
     """The public functions, imported when first asked for (PEP 562)."""
-    if name in _CALLABLE_MODULES:
+    if name in _MODULES:
         return import_module(f"dozan.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)

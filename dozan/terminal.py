@@ -18,6 +18,7 @@ from rich.table import Table
 
 import dozan
 from dozan.chat.gemma3 import GEMMA3
+from dozan.check.visible import isolate
 from dozan.errors import InputError
 from dozan.rows.example import Json
 from dozan.ship.served import Served, serve
@@ -28,15 +29,9 @@ if TYPE_CHECKING:
 
 OnProgress = Callable[[int, int], None]
 DEFAULT_TOOLS = Path(dozan.EMBEDDED_BASE).parent / "mobile_actions_ar" / "tools.json"
-_FIRST_STRONG_ISOLATE, _POP_ISOLATE = "\u2068", "\u2069"
 _PLAIN_LINE_SECONDS = 10.0
 
 console = Console(highlight=False)
-
-
-def isolate(text: str) -> str:
-    """Text that keeps its own direction inside a line of another; never for training text."""
-    return f"{_FIRST_STRONG_ISOLATE}{text}{_POP_ISOLATE}"
 
 
 def duration(seconds: float) -> str:

@@ -25,7 +25,7 @@ from dozan.recipe import load_recipe
 from dozan.ship.served import Served
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("demo", "train", "eval", "merge", "export", "run")
+VERBS = ("demo", "train", "eval", "merge", "export", "run", "data")
 SHORT = ("--set", "train.max_steps=2", "--set", "adapter.rank=4", "--set", "train.batch_size=2")
 Captured = pytest.CaptureFixture[str]
 

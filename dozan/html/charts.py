@@ -1,4 +1,4 @@
-"""Charts as inline SVG: lines over steps with axes, and bars with 95 % whiskers. Colours come from the page's style."""
+"""Charts as inline SVG: lines over steps, columns, bars with 95 % whiskers. Colours come from the page's style."""
 
 from __future__ import annotations
 
@@ -51,6 +51,34 @@ def bar(share: float, low: float | None, high: float | None, colour: int) -> str
         '<svg class="bar" viewBox="0 0 100 12" preserveAspectRatio="none" aria-hidden="true">'
         f'<rect class="track" width="100" height="8" y="2"/>{drawn}</svg>'
     )
+
+
+def column_chart(labels: Sequence[str], series: Sequence[Sequence[int]], title: str, colours: Sequence[int]) -> str:
+    """An SVG of columns, one a label, the series stacked from below; each tells its label and counts when pointed at.
+
+    The first and the last label stand beneath; "" when all counts are 0.
+    """
+    highest = max((sum(column) for column in zip(*series, strict=True)), default=0)
+    if not highest:
+        return ""
+    y_ticks = ticks(0, highest, 3, whole=True)
+    frame = _Frame(0, len(labels), 0, max(y_ticks[-1], highest))
+    parts = [f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">']
+    parts += [_grid(frame, y) for y in y_ticks]
+    for i, label in enumerate(labels):
+        counts = [column[i] for column in series]
+        below = 0
+        left, width = frame.x(i + 0.08), (frame.x(1) - frame.x(0)) * 0.84
+        for count, colour in zip(counts, colours, strict=True):
+            top, bottom = frame.y(below + count), frame.y(below)
+            below += count
+            box = f'x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{bottom - top:.1f}"'
+            words = escape(f"{label}: {', '.join(f'{each:,}' for each in counts)}")
+            parts.append(f'<rect class="fill{colour}" {box}><title>{words}</title></rect>' if count else "")
+    base = _HEIGHT - _BOTTOM + 16
+    parts.append(f'<text x="{_LEFT}" y="{base}">{escape(labels[0])}</text>')
+    parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{base}" text-anchor="end">{escape(labels[-1])}</text>')
+    return "".join(parts) + "</svg>"
 
 
 def ticks(low: float, high: float, most: int, whole: bool = False) -> list[float]:

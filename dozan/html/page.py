@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 from dozan.chat.format import Call
 from dozan.rows.example import Json
 
-_RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
+RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
+_ARABIC = "\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc"
+_QUOTES = re.compile(
+    f"(?<!\\w)'(?P<quoted>[^']*[{_ARABIC}][^']*)'(?!\\w)|(?P<bare>[{_ARABIC}](?:[{_ARABIC}\\s0-9،؛.:-]*[{_ARABIC}])?)"
+)
+_CODE = re.compile("`([^`]+)`")
 _LONGEST = 400
 
 STYLE = """
@@ -74,9 +79,30 @@ def page(title: str, body: str, style: str = "") -> str:
 
 def isolated(text: str, longest: int = _LONGEST) -> str:
     """Text that keeps its own direction, escaped and cut at `longest` characters."""
-    direction = "rtl" if _RIGHT_TO_LEFT.search(text) else "ltr"
+    direction = "rtl" if RIGHT_TO_LEFT.search(text) else "ltr"
     cut = text if len(text) <= longest else text[:longest] + "…"
     return f'<bdi dir="{direction}">{escape(cut)}</bdi>'
+
+
+def arabic_stretches(text: str) -> Iterator[tuple[str, bool]]:
+    """A sentence of ours in parts, and whether each is Arabic that it quotes: what `'...'` holds, or a bare stretch."""
+    at = 0
+    for found in _QUOTES.finditer(text):
+        start, end = found.span(found.lastgroup or 0)
+        yield text[at:start], False
+        yield text[start:end], True
+        at = end
+    yield text[at:], False
+
+
+def prose(text: str, longest: int = 2 * _LONGEST) -> str:
+    """A sentence of ours that quotes rows: escaped, cut at `longest`, Arabic in its own direction, `code` as code."""
+
+    def drawn(part: str, is_arabic: bool) -> str:
+        return isolated(part, longest) if is_arabic else _CODE.sub(r"<code>\1</code>", escape(part))
+
+    cut = text if len(text) <= longest else text[:longest] + "…"
+    return "".join(drawn(part, is_arabic) for part, is_arabic in arabic_stretches(cut))
 
 
 def show_calls(calls: Sequence[Call], text: str) -> str:

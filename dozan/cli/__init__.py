@@ -11,10 +11,11 @@ from typing import Annotated, NoReturn
 import typer
 
 import dozan
+from dozan.cli.data import EMBEDDED_NAME
+from dozan.cli.data import app as data_app
 from dozan.errors import InputError, Interrupted
 
 BAD_INPUT, INTERRUPTED = 2, 75
-EMBEDDED_NAME = "the embedded base"
 
 app = typer.Typer(
     name="dozan",
@@ -26,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
 )
+app.add_typer(data_app)
 
 Model = Annotated[
     str, typer.Option(help="A run, a checkpoint folder or a hub id.", show_default=EMBEDDED_NAME, metavar="MODEL")
