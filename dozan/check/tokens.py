@@ -117,10 +117,9 @@ class Sample:
 
     def add(self, example: Example) -> None:
         self.rows += 1
-        at = len(self._kept) if len(self._kept) < _MOST_ROWS else self._random.randrange(self.rows)
-        if at == len(self._kept):
+        if self.rows <= _MOST_ROWS:
             self._kept.append(_texts(example))
-        elif at < _MOST_ROWS:
+        elif (at := self._random.randrange(self.rows)) < _MOST_ROWS:
             self._kept[at] = _texts(example)
 
     def texts(self) -> tuple[list[str], list[str]]:
