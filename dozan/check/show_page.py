@@ -24,9 +24,9 @@ main { max-width: 64rem; }
 summary { cursor: pointer; } summary small { font-weight: 400; margin-inline-start: .6rem; }
 .lines { padding: .5rem 0; font: 15px/1.9 system-ui, "Noto Sans", "Noto Sans Arabic", sans-serif; min-width: 0; }
 .lines > div { white-space: pre-wrap; overflow-wrap: anywhere; }
-.t { border-radius: 2px; } .t:hover { outline: 1.5px solid var(--c1); outline-offset: 1px; }
-.k { font: 11px/1 ui-monospace, "SF Mono", Menlo, "Noto Sans Mono", monospace; opacity: .62; unicode-bidi: isolate; }
-.trained { background: color-mix(in srgb, var(--c1) 22%, transparent); } .trained.k { opacity: 1; color: var(--c1); }
+.lines bdi.short { white-space: pre; } .t { border-radius: 2px; } .t:hover { outline: 1.5px solid var(--c1); outline-offset: 1px; }
+.k { font: 11px/1 ui-monospace, "SF Mono", Menlo, "Noto Sans Mono", monospace; opacity: .62; unicode-bidi: isolate; white-space: nowrap; }
+.trained { background: color-mix(in srgb, var(--c1) 22%, transparent); } .trained.k { opacity: 1; color: var(--c1); padding-block: .3em; }
 .masked { background: color-mix(in srgb, var(--c2) 24%, transparent); }
 .shared { color: color-mix(in srgb, var(--ink) 55%, var(--paper)); }
 .stop { background: var(--c1); color: var(--paper) !important; padding: .15em .4em; border-radius: 3px; white-space: nowrap; }
@@ -38,6 +38,7 @@ summary { cursor: pointer; } summary small { font-weight: 400; margin-inline-sta
 """.strip()  # noqa: E501
 
 _BREAK_BEFORE = (START_DECLARATION, START_CALL, START_RESPONSE)
+_SHORT = 48
 _Numbered = tuple[int, Piece]
 
 
@@ -51,9 +52,9 @@ def write_page(path: str | Path, title: str, rows: Sequence[Shown]) -> None:
 
 
 def show_page(title: str, rows: Sequence[Shown]) -> str:
-    """The page as text. Context that the row before began with too is folded away."""
+    """The page as text. Where there are several rows, a turn that other rows have word for word is folded away."""
     body = [f"<h1>{isolated(title)}</h1>", _LEGEND]
-    body += [_row(shown, first=i == 0) for i, shown in enumerate(rows)]
+    body += [_row(shown, fold=len(rows) > 1) for shown in rows]
     return page(title, "\n".join(body), STYLE)
 
 
@@ -68,7 +69,7 @@ _LEGEND = (
 )
 
 
-def _row(shown: Shown, first: bool) -> str:
+def _row(shown: Shown, fold: bool) -> str:
     head = f"<h2>{isolated(visible(shown.row))} <span class='soft'>{isolated(visible(shown.place))}</span></h2>"
     if shown.refused:
         why = isolated(visible(shown.refused), 2000)
@@ -79,7 +80,7 @@ def _row(shown: Shown, first: bool) -> str:
     for turn in shown.turns:
         pieces = [next(numbered) for _ in turn.pieces]
         whole = _turn(turn, pieces, marks)
-        turns.append(whole if first else _folded(turn, whole))
+        turns.append(_folded(turn, whole) if fold else whole)
     return f'<section class="row">{head}<p class="soft">{describe(shown)}</p>{repairs}{"".join(turns)}</section>'
 
 
@@ -89,7 +90,7 @@ def _folded(turn: Turn, whole: str) -> str:
     if not rows:
         return whole
     count = sum(len(piece.ids) for piece in turn.pieces)
-    words = f"{escape(turn.role)}<small>{count:,} tokens, the same in {rows:,} other rows</small>"
+    words = f"{escape(turn.role)}<small>{count:,} tokens, the same in {rows:,} other row{'s' * (rows != 1)}</small>"
     return f"<details><summary>{words}</summary>{whole}</details>"
 
 
@@ -123,7 +124,10 @@ def _line(line: Sequence[_Numbered], marks: dict[int, int]) -> str:
     parts = []
     for control, some in stretches:
         drawn = "".join(_token(piece, marks.get(number)) for number, piece in some)
-        parts.append(drawn if control or alone else f"<bdi>{drawn}</bdi>")
+        short = sum(len(piece.text) for _, piece in some) <= _SHORT
+        parts.append(
+            drawn if control or alone else f"<bdi class='short'>{drawn}</bdi>" if short else f"<bdi>{drawn}</bdi>"
+        )
     return f'<div dir="{"auto" if alone else "ltr"}">{"".join(parts)}</div>'
 
 
