@@ -119,6 +119,7 @@ def test_other_answers_to_one_request_conflict_only_under_the_same_tools_and_tex
     rows.add("send_message", user="صحني بكره", now="2025-01-02")
     finding = one(rows.found("conflicting-answers"))
     assert (finding.count, finding.places) == (1, ("rows.jsonl:602 / rows.jsonl:601",))
+    assert rows.found("duplicate-row") == []
 
 
 def test_near_duplicates_are_a_note_until_they_are_many() -> None:
@@ -264,6 +265,14 @@ def test_one_now_for_all_rows_matters_where_dates_are_computed() -> None:
 def test_a_date_that_tells_whether_to_call() -> None:
     rows = Set().sound()
     assert rows.found("date-tells-answer") == []
+    alike = Set()
+    for i in range(200):
+        alike.add(NAMES[i % 6] if i >= 30 else "", now="2026-05-01" if i % 5 > 2 and i >= 30 else "2026-04-01")
+    assert alike.found("date-tells-answer") == []
+    constant = Set()
+    for i in range(200):
+        constant.add(NAMES[i % 6] if i >= 30 else "", now="2026-04-01")
+    assert constant.found("date-tells-answer") == []
     told = Set()
     for i in range(200):
         told.add(NAMES[i % 6] if i >= 30 else "", now="2025-05-05" if i >= 30 else "2026-04-01")
@@ -359,6 +368,7 @@ def test_chances_are_those_of_a_direct_sum() -> None:
     direct = [math.comb(20, k) * 0.3**k * 0.7 ** (20 - k) for k in range(21)]
     assert binomial_at_most(4, 20, 0.3) == pytest.approx(sum(direct[:5]))
     assert binomial_at_least(9, 20, 0.3) == pytest.approx(sum(direct[9:]))
+    assert [binomial_at_least(3, 3, p) for p in (0.0, 1.0)] == [0.0, 1.0] == [binomial_at_most(2, 3, 1.0), 1.0]
     assert normal_two_sided(1.959964) == pytest.approx(0.05, rel=1e-5)
     assert chi_square([30, 10], [20, 20]) == pytest.approx(normal_two_sided(math.sqrt(10)), rel=1e-9)
     statistic = sum((o - 25) ** 2 / 25 for o in (40, 25, 20, 15))

@@ -38,6 +38,8 @@ def said(p: float) -> str:
 
 
 def _binomial(k: int, n: int, p: float) -> float:
+    if p <= 0 or p >= 1:
+        return float(k == (n if p >= 1 else 0))
     logarithm = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
     return math.exp(logarithm + k * math.log(p) + (n - k) * math.log1p(-p))
 
