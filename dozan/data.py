@@ -6,7 +6,7 @@ the embedded base, whose tokenizer and chat format the rows are then written wit
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dozan.chat.tokenizer import Tokenizer
     from dozan.check.engine import Progress
     from dozan.check.finding import Rule
+    from dozan.check.fix import FixResult
     from dozan.check.report import Report
     from dozan.check.show import Shown
     from dozan.check.stats import Stats
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from dozan.rows.readers import Say
     from dozan.rows.records import Broken
 
-__all__ = ["check", "rules", "show", "stats"]
+__all__ = ["check", "fix", "rules", "show", "stats"]
 
 
 def check(
@@ -44,9 +45,8 @@ def check(
     from dozan.model.hub import resolve_model
 
     folder = None if model is None else resolve_model(model)
-    names = [files] if isinstance(files, str | Path) else files
     report = check_files(
-        names, shape, folder, eval_data, max_tokens=max_tokens, only=only, except_=except_, progress=progress
+        _listed(files), shape, folder, eval_data, max_tokens=max_tokens, only=only, except_=except_, progress=progress
     )
     if json is not None:
         Path(json).parent.mkdir(parents=True, exist_ok=True)
@@ -85,14 +85,29 @@ def show(
 
 
 def stats(
-    files: Sequence[str | Path], model: str | Path = dozan.EMBEDDED_BASE, shape: str | None = None,
+    files: Sequence[str | Path] | str | Path, model: str | Path = dozan.EMBEDDED_BASE, shape: str | None = None,
     say: Say | None = None,
 ) -> Stats:  # fmt: skip
     """What the rows are made of: tokens, calls, tools, dialects, and what shared beginnings save."""
     from dozan.check.stats import measure_rows
 
     tokenizer, chat = _model(model)
-    return measure_rows(_read(files, shape, say), chat, tokenizer)
+    return measure_rows(_read(_listed(files), shape, say), chat, tokenizer)
+
+
+def fix(
+    files: Sequence[str | Path] | str | Path, out: str | Path, only: Sequence[str] = (), except_: Sequence[str] = (),
+    dry_run: bool = False, shape: str | None = None, say: Say | None = None,
+    on_diff: Callable[[str], None] | None = None,
+) -> FixResult:  # fmt: skip
+    """Repairs rows where that is safe: see `dozan.check.fix.fix`."""
+    from dozan.check.fix import fix as fix_files
+
+    return fix_files(_listed(files), out, only, except_, dry_run, shape, say=say, on_diff=on_diff)
+
+
+def _listed(files: Sequence[str | Path] | str | Path) -> Sequence[str | Path]:
+    return [files] if isinstance(files, str | Path) else files
 
 
 def _model(model: str | Path) -> tuple[Tokenizer, ChatFormat]:

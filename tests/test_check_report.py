@@ -44,6 +44,7 @@ def test_the_page_has_every_kind_with_reason_remedy_and_rows(tmp_path: Path) -> 
     links = {attributes["href"] for tag, attributes in page.seen if tag == "a"}
     assert links == {f"#{code}" for code in report.counts}
     assert not {"script", "img", "link", "iframe"} & {tag for tag, _ in page.seen}
+    assert str(tmp_path) not in text, "a path of this machine"
     assert "&lt;script&gt;" in text and "\u202e" not in text
     plain = re.sub("<[^>]*>", "", text)
     for code, count in report.counts.items():

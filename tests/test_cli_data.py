@@ -91,3 +91,18 @@ def test_rows_that_cannot_be_read_are_counted_aloud(tmp_path: Path, capsys: Capt
     bad = write_rows(tmp_path / "bad.jsonl", conversation(), "{broken", "{broken too")
     assert leave(["data", "stats", str(bad)]) == 0
     assert "2 rows cannot be read" in capsys.readouterr().err
+
+
+def test_fix_repairs_shows_its_diff_and_keeps_sound_rows(rows: Path, tmp_path: Path, capsys: Captured) -> None:
+    hidden = json.loads(json.dumps(conversation()).replace('"minutes"', '"nullable"'))
+    bad = write_rows(tmp_path / "bad.jsonl", hidden, "{broken")
+    out = tmp_path / "out" / "fixed.jsonl"
+    assert leave(["data", "fix", str(bad), "--out", str(out), "--dry-run"]) == 0
+    page = capsys.readouterr().out
+    assert "+++ bad.jsonl:1" in page and "1 repaired" in page and "1 set aside" in page and not out.parent.exists()
+    assert leave(["data", "fix", str(bad), str(rows), "--out", str(out)]) == 0
+    assert f"written: {out}" in capsys.readouterr().out.replace("\n", "")
+    lines = out.read_bytes().splitlines()
+    arguments = json.loads(lines[0])["messages"][2]["tool_calls"][0]["function"]["arguments"]
+    assert list(arguments.values()) == [5] and "nullable" not in arguments
+    assert lines[1:] == rows.read_bytes().splitlines()

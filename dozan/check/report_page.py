@@ -192,10 +192,22 @@ def _told(found: Sequence[Finding]) -> list[Finding]:
 
 def _case(finding: Finding, rows: Mapping[str, Example]) -> str:
     path = f" · <code>{isolated(visible(finding.path), 120)}</code>" if finding.path else ""
-    where = f'<p class="where">{isolated(visible(Path(finding.place).name))}{path}</p>'
+    where = f'<p class="where">{isolated(visible(_files_of(finding.place)))}{path}</p>'
     said = f"<p>{prose(visible(finding.message))}</p>"
     quotes = "".join(_quote(rows[place]) for place in _quoted([finding]) if place in rows)
     return f'<div class="case">{said}{where}{quotes}{_behind(finding)}</div>'
+
+
+def _files_of(place: str) -> str:
+    """A place without folders: a file and line, or the files of a set."""
+    return ", ".join(Path(part).name for part in place.split(", "))
+
+
+def _without_folders(words: str, report: Report) -> str:
+    for file in (*report.files, *report.eval_files):
+        folder = str(Path(file).parent)
+        words = words.replace(f"{folder}/", "") if folder != "." else words
+    return words
 
 
 def _quoted(findings: Iterable[Finding]) -> list[str]:
@@ -237,9 +249,12 @@ def _places(found: Sequence[Finding], count: int) -> str:
 
 def _facts(report: Report) -> str:
     tokenizer = report.stats.get("tokenizer") or {}
+    names = {file: Path(file).name for file in (*report.files, *report.eval_files)}
+    shapes = [_without_folders(words, report) for words in report.shapes]
     facts: dict[str, Json] = {
-        "files": [str(file) for file in report.files], "evaluation files": list(report.eval_files) or None,
-        "read as": list(report.shapes) or "canonical rows", "chat format": report.stats.get("chat"),
+        "files": [names[file] for file in report.files],
+        "evaluation files": [names[file] for file in report.eval_files] or None,
+        "read as": shapes or "canonical rows", "chat format": report.stats.get("chat"),
         "rows": f"{sum(report.rows.values()):,}", "rows with tools": report.stats.get("with_tools"),
         "rows without a call": report.stats.get("no_call"), "near-duplicates": report.stats.get("near_duplicates"),
         "seconds": f"{report.seconds:.1f}",

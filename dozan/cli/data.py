@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import dozan
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 EMBEDDED_NAME = "the embedded base"
 
@@ -30,6 +34,9 @@ Model = Annotated[
 Shape = Annotated[
     str | None, typer.Option(help="Read the rows in this shape.", show_default="told by the rows", metavar="NAME")
 ]
+Only = Annotated[list[str] | None, typer.Option(help="Only these rules, as DZ402 or DZ5.", metavar="CODE")]
+Except = Annotated[list[str] | None, typer.Option("--except", help="All rules but these.", metavar="CODE")]
+EvalData = Annotated[list[str] | None, typer.Option(help="Rows that are held out.", metavar="FILE")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write every figure here.", metavar="FILE")]
 
 
@@ -40,20 +47,22 @@ def check(
         str | None, typer.Option(help="The model the rows are for.", show_default=EMBEDDED_NAME, metavar="MODEL")
     ] = None,
     shape: Shape = None,
-    eval_data: Annotated[
-        list[str] | None, typer.Option(help="Evaluation rows, which must not be trained on.", metavar="FILE")
-    ] = None,
+    eval_data: EvalData = None,
     json_file: JsonFile = None,
     html: Annotated[Path | None, typer.Option(help="Write the report as a page.", metavar="FILE")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Only these rules, as DZ402 or DZ5.", metavar="CODE")] = None,
-    except_: Annotated[list[str] | None, typer.Option("--except", help="All rules but these.", metavar="CODE")] = None,
+    only: Only = None,
+    except_: Except = None,
     max_tokens: Annotated[int, typer.Option(min=8, help="The longest row that is trained.", metavar="N")] = 4096,
 ) -> None:
     """Find everything that is wrong with rows, in one pass."""
     import dozan.data as data
     from dozan.check.report_text import print_report
 
-    report = data.check(files, model, shape, eval_data or (), only or (), except_ or (), max_tokens, json_file, html)
+    with _console(stderr=True).status("reading") as status:
+        report = data.check(
+            files, model, shape, eval_data or (), only or (), except_ or (), max_tokens, json_file, html,
+            lambda rows: status.update(f"checked {rows:,} rows"),
+        )  # fmt: skip
     print_report(report, _console())
     raise typer.Exit(report.exit_code)
 
@@ -73,6 +82,23 @@ def rules(
 
         _write(json_file, [asdict(rule) for rule in found])
     print_rules(found, _console(), whole=code is not None)
+
+
+@app.command()
+def fix(
+    files: Files,
+    out: Annotated[Path, typer.Option(help="The JSONL file to write; logs go beside it.", metavar="FILE")],
+    only: Only = None,
+    except_: Except = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; show the diff.")] = False,
+    shape: Shape = None,
+) -> None:
+    """Repair rows where that is safe; set aside what cannot be repaired."""
+    import dozan.data as data
+    from dozan.check.fix_text import print_diff, print_fixed
+
+    on_diff = partial(print_diff, console=_console()) if dry_run else None
+    print_fixed(data.fix(files, out, only or (), except_ or (), dry_run, shape, _say, on_diff), _console())
 
 
 @app.command()
@@ -109,10 +135,10 @@ def stats(files: Files, model: Model = dozan.EMBEDDED_BASE, shape: Shape = None,
     print_stats(found, _console())
 
 
-def _console():  # type: ignore[no-untyped-def]
+def _console(stderr: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, stderr=stderr)
 
 
 def _say(line: str) -> None:
