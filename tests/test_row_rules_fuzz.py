@@ -74,6 +74,13 @@ messages = st.fixed_dictionaries(
 )
 
 
+def test_a_line_break_in_a_name_starts_no_problem_of_its_own() -> None:
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"\n": 1, "a:b": 2}}}]}
+    view = view_row(Example("1", (), (call,), {}, "rows.jsonl:1"), FUNCTIONGEMMA)
+    assert len(view.errors) == 2
+    assert all(message.strip() for _, message in view.errors)
+
+
 @pytest.mark.parametrize("chat", [FUNCTIONGEMMA, GEMMA3], ids=["functiongemma", "gemma3"])
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(tools, max_size=2), st.lists(messages, max_size=4), st.dictionaries(st.just("dialect"), values))

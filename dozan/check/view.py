@@ -25,6 +25,7 @@ DEEPEST = 64
 _NOW = re.compile(r"(?<!\d)(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2}(?::\d{2})?))?(?!\d)")
 _NOW_WORDS = re.compile(r"current|today|now\b|الحالي|اليوم|الآن|الان", re.IGNORECASE)
 _BEFORE_NOW = 100
+_PROBLEM_START = re.compile(r"\n(?=(?:messages|tools)\b)")
 _PARSED = (".arguments", ".parameters")
 
 
@@ -221,7 +222,7 @@ def _render(example: Example, chat: ChatFormat) -> tuple[Rendered | None, tuple[
     try:
         return chat.render(example.messages, example.tools), ()
     except InputError as error:
-        return None, tuple(map(_split, str(error).split("\n")))
+        return None, tuple(map(_split, _PROBLEM_START.split(str(error))))
 
 
 def _split(problem: str) -> Problem:
