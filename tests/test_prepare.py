@@ -92,6 +92,26 @@ def test_bad_rows_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_force_trains_on_what_the_checks_refuse_and_records_it(base: Path, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", conversation(call="set_timr"), conversation(), conversation())
+    options = {"overrides": [*SHORT, "data.holdout=0"], "on_event": lambda event: None}
+    with pytest.raises(InputError, match="dozan data fix, or train on them all the same with --force"):
+        train(rows, base, tmp_path / "run", **options)
+    result = train(rows, base, tmp_path / "run", force=True, **options)
+    assert json.loads((result.out / "run.json").read_text())["overridden"] == {"unknown-tool": 1}
+    sound = train(write_rows(tmp_path / "sound.jsonl", conversation()), base, tmp_path / "two", force=True, **options)
+    assert json.loads((sound.out / "run.json").read_text())["overridden"] == {}
+
+
+def test_force_writes_no_row_that_has_no_form(base: Path, tmp_path: Path) -> None:
+    row = conversation()
+    row["messages"][1]["role"] = "tool"
+    rows = write_rows(tmp_path / "rows.jsonl", row, conversation())
+    with pytest.raises(InputError, match="rows.jsonl:1"):
+        train(rows, base, tmp_path / "run", overrides=[*SHORT, "data.holdout=0"], force=True, on_event=print)
+    assert not (tmp_path / "run").exists()
+
+
 def test_run_as_a_base_is_refused(base: Path, data: Path, tmp_path: Path) -> None:
     result = train(data, base, tmp_path / "run", overrides=SHORT, on_event=lambda event: None)
     with pytest.raises(InputError, match="is an adapter; merge it"):

@@ -10,7 +10,7 @@ import pytest
 from dozan.errors import InputError
 from dozan.rows.arabic import fold
 from dozan.rows.example import Example
-from dozan.rows.splits import near_duplicates, sentence_pattern, split_rows
+from dozan.rows.splits import choose_heldout, joined_groups, near_duplicates, row_labels, sentence_pattern, split_rows
 
 
 def row(text: str, name: str = "1", **arguments: Any) -> Example:
@@ -92,3 +92,50 @@ def test_near_duplicates_equal_brute_force(threshold: float) -> None:
 
 def test_spelling_variants_are_duplicates() -> None:
     assert near_duplicates([row("شغّل الإضاءة!")], [row("شغل الاضاءه")]) == [(0, 0, 1.0)]
+
+
+def test_groups_are_joined_through_each_other() -> None:
+    assert joined_groups("aabcd", [1, 2, 2, 3, 4]) == [0, 0, 0, 3, 4]
+    assert joined_groups("abcd") == [0, 1, 2, 3]
+    draw = random.Random(1)
+    columns = [[draw.randrange(12) for _ in range(60)] for _ in range(2)]
+    found = joined_groups(*columns)
+    assert found == joined_groups(*reversed(columns)) and all(found[i] == i for i in set(found))
+    assert all(found[i] == found[j] for c in columns for i in range(60) for j in range(60) if c[i] == c[j])
+
+
+def test_labels_name_tool_dialect_and_kind() -> None:
+    called = Example("1", (), row("a", x="b").messages, {"dialect": "gulf"})
+    assert row_labels(called) == ("tool f", "dialect gulf", "kind one call")
+    text = Example("1", (), ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}))
+    assert row_labels(text) == ("tool none", "dialect none", "kind no call")
+    several = Example("1", (), (*called.messages, *called.messages))
+    assert row_labels(several)[2] == "kind several calls"
+    assert row_labels(Example("1", (), (*called.messages, {"role": "tool"})))[2] == "kind with results"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_heldout_rows_have_the_shares_of_all(seed: int) -> None:
+    draw = random.Random(seed)
+    groups = [draw.randrange(300) for _ in range(1000)]
+    labels = [(f"tool {min(group % 11, 7)}", f"dialect {group % 5}") for group in groups]
+    held = choose_heldout(groups, labels, 0.2, seed)
+    assert abs(sum(held) - 200) <= 4 and held == choose_heldout(groups, labels, 0.2, seed)
+    assert held != choose_heldout(groups, labels, 0.2, seed + 1)
+    assert not {g for g, h in zip(groups, held, strict=True) if h} & {
+        g for g, h in zip(groups, held, strict=True) if not h
+    }
+    for label in {label for row_of in labels for label in row_of}:
+        mine = [h for h, names in zip(held, labels, strict=True) if label in names]
+        assert sum(mine) / len(mine) == pytest.approx(0.2, abs=0.03)
+
+
+def test_heldout_edges() -> None:
+    assert choose_heldout([1, 2, 2], [("a",)] * 3, 0.01, 0) == [True, False, False]
+    big = [0] * 50 + list(range(1, 51))
+    assert not any(choose_heldout(big, [("a",)] * 100, 0.5, 0)[:50])
+    for share in (0, 1, 1.5):
+        with pytest.raises(InputError, match="give more than 0 and less than 1"):
+            choose_heldout([1, 2], [(), ()], share, 0)
+    with pytest.raises(InputError, match="all 2 rows are alike"):
+        choose_heldout([1, 1], [(), ()], 0.5, 0)

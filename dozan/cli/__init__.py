@@ -76,6 +76,7 @@ def train(
     settings: Settings = None,
     eval_data: EvalData = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the whole recipe and leave.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Train on rows that the checks refuse; recorded.")] = False,
 ) -> None:
     """Train an adapter on rows; rows that are held out measure its loss."""
     if print_config:
@@ -85,7 +86,7 @@ def train(
     elif data is None:
         raise InputError("--data is missing: name a JSONL file of rows, for example --data rows.jsonl")
     else:
-        dozan.train(data, model, out, recipe, settings or (), eval_data)
+        dozan.train(data, model, out, recipe, settings or (), eval_data, force=force)
 
 
 @app.command("eval")

@@ -7,7 +7,7 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 from dozan.errors import InputError
 from dozan.rows.arabic import fold
@@ -28,6 +28,8 @@ _NUMBER_WORDS = re.compile(
     rf"(?<!\w)(?:{_CLITICS}(?:{'|'.join(_ARABIC_NUMBERS.split())})|{'|'.join(_ENGLISH_NUMBERS.split())})(?!\w)"
 )
 _VALUE, _COUNT = "V", "N"
+_COMPARED = 16
+"""Groups of which the best is held out: enough for even shares, few enough to leave the choice to the seed."""
 
 
 def last_user_text(example: Example) -> str:
@@ -82,6 +84,113 @@ def split_rows(
     held = _chosen(groups, sizes, max(1, round(share * len(examples))))
     train = [example for example, key in zip(examples, keys, strict=True) if key not in held]
     return train, [example for example, key in zip(examples, keys, strict=True) if key in held]
+
+
+def joined_groups(*groupings: Sequence[Hashable]) -> list[int]:
+    """The groups of rows that are together in any of some groupings, each named by the number of its first row."""
+    parents = list(range(len(groupings[0])))
+
+    def root(row: int) -> int:
+        while parents[row] != row:
+            parents[row] = parents[parents[row]]
+            row = parents[row]
+        return row
+
+    for grouping in groupings:
+        first: dict[Hashable, int] = {}
+        for row, key in enumerate(grouping):
+            left, right = root(first.setdefault(key, row)), root(row)
+            parents[max(left, right)] = min(left, right)
+    return [root(row) for row in range(len(parents))]
+
+
+def row_labels(example: Example) -> tuple[str, str, str]:
+    """What a held-out part should have as often as the rest: the tool called, the dialect, the kind of row."""
+    called = [call.get("function", call) for m in example.messages for call in m.get("tool_calls") or ()]
+    names = sorted({str(function.get("name")) for function in called if isinstance(function, Mapping)})
+    answers = any(message.get("role") == "tool" for message in example.messages)
+    kind = (
+        "no call" if not called else "with results" if answers else "one call" if len(called) == 1 else "several calls"
+    )
+    return f"tool {' + '.join(names) or 'none'}", f"dialect {example.meta.get('dialect') or 'none'}", f"kind {kind}"
+
+
+def choose_heldout(groups: Sequence[Hashable], labels: Sequence[Sequence[str]], share: float, seed: int) -> list[bool]:
+    """For each row whether it is held out: about `share` of the rows, by whole groups, and of the rows of each label.
+
+    Groups are taken in an order by the seed, for the rarest label first, and held out when that brings the shares of
+    their labels nearer to `share`; those larger than a tenth of what is to be held out come last, so that the part is
+    not one sentence many times over.
+    The same groups, labels, share and seed give the same answer. Raises InputError when the rows cannot be divided.
+    """
+    if not 0 < share < 1:
+        raise InputError(f"holdout: {share} is no share of rows; give more than 0 and less than 1, such as 0.1")
+    members: dict[Hashable, list[int]] = {}
+    for row, group in enumerate(groups):
+        members.setdefault(group, []).append(row)
+    if len(members) < 2:
+        raise InputError(
+            f"holdout: all {len(groups)} rows are alike and cannot be divided; give a file of evaluation rows instead"
+        )
+    order = list(members.values())
+    random.Random(seed).shuffle(order)
+    wanted = max(1, round(share * len(groups)))
+    order.sort(key=lambda rows: len(rows) * 10 > max(10, wanted))
+    drawn = _Drawn(order, labels, share, wanted)
+    for label in sorted(drawn.needs, key=lambda label: (drawn.needs[label], label)):
+        drawn.draw(label)
+    drawn.draw(None)
+    if not drawn.rows:
+        drawn.rows.update(members[min(members, key=lambda group: len(members[group]))])
+    return [row in drawn.rows for row in range(len(groups))]
+
+
+class _Drawn:
+    """The rows held out so far, and how many each label still needs; rare labels are served first."""
+
+    def __init__(
+        self, order: Sequence[Sequence[int]], labels: Sequence[Sequence[str]], share: float, wanted: int
+    ) -> None:
+        self.rows: set[int] = set()
+        self.needs = {label: share * n for label, n in Counter(label for row in labels for label in row).items()}
+        self._scale = {label: max(1.0, need) for label, need in self.needs.items()}
+        self._left = wanted
+        self._groups = [(rows, Counter(label for row in rows for label in labels[row])) for rows in order]
+        self._with: dict[str | None, list[int]] = {None: list(range(len(order)))}
+        for i, (_, counts) in enumerate(self._groups):
+            for label in counts:
+                self._with.setdefault(label, []).append(i)
+
+    def draw(self, label: str | None) -> None:
+        """Holds out groups with the label until it needs no more; any that bring the shares nearer, without one."""
+        waiting = self._with.get(label, [])
+        at, window = 0, list[int]()
+        while self._left > 0 and (label is None or self.needs[label] >= 0.5):
+            while at < len(waiting) and len(window) < _COMPARED:
+                window += [waiting[at]] if self._groups[waiting[at]][0][0] not in self.rows else []
+                at += 1
+            gains = {i: self._gain(i) for i in window}
+            window = [i for i in window if gains[i] > 0]
+            if not window and at == len(waiting):
+                return
+            if window:
+                best = max(window, key=lambda i: gains[i])
+                window.remove(best)
+                self._take(best)
+
+    def _gain(self, i: int) -> float:
+        """How much nearer a group's row brings the shares, on average; 0 when the group is too large."""
+        rows, counts = self._groups[i]
+        if len(rows) > self._left:
+            return 0.0
+        return sum((2 * self.needs[name] - n) * n / self._scale[name] for name, n in counts.items()) / len(rows)
+
+    def _take(self, i: int) -> None:
+        rows, counts = self._groups[i]
+        self._left -= len(rows)
+        self.rows.update(rows)
+        for name, n in counts.items():
+            self.needs[name] -= n
 
 
 def near_duplicates(

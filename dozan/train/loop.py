@@ -8,7 +8,7 @@ the first forward: however a step is cut into micro-batches, it is the same. Eve
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,33 +60,35 @@ def train(
     data: str | Path | Sequence[Example], model: str | Path | None = None, out: str | Path = "output/run",
     recipe: Recipe | str | None = None, overrides: Sequence[str] = (),
     eval_data: str | Path | Sequence[Example] | None = None, on_event: OnEvent | None = None, resume: bool = True,
+    force: bool = False,
 ) -> TrainResult:  # fmt: skip
     """Train an adapter on rows, or go on with the unfinished run in `out`.
 
     data, eval_data: a JSONL file or rows; without `eval_data` a share of the sentence patterns (`data.holdout`) is
     held out and written to `out/data`. model: None for the embedded base, a checkpoint folder or a hub id. recipe: a
     value, a shipped name or a file; None picks `embedded`, `functiongemma-ar` or `gemma3-12b-trinity` by the model.
-    on_event gets each event as a dict (`event`: plan, note, step, eval, done); without it they are shown.
+    on_event gets each event as a dict (`event`: plan, note, step, eval, done); without it they are shown. force: train
+    on rows that the checks refuse; `overridden` in run.json then counts the errors by rule.
 
     Raises InputError for what cannot be used, and Interrupted when a signal stopped the run after its state was saved.
     """
     with reporter(on_event) as report:
-        job = prepare(data, model, recipe, overrides, eval_data)
+        job = prepare(data, model, recipe, overrides, eval_data, force)
         for note in job.notes:
             report({"event": "note", "text": note})
         model_to_train, out = job.open_model(), Path(out)
-        result = fit(model_to_train, job.plan, out, job.base, report, resume, job.split)
+        result = fit(model_to_train, job.plan, out, job.base, report, resume, job.split, job.overridden)
         report({"event": "done", **asdict(result)})
         return result
 
 
 def fit(
     model: Gemma3, plan: Plan, out: Path, base: Base, report: OnEvent, resume: bool = True,
-    split: Split | None = None,
+    split: Split | None = None, overridden: Mapping[str, int] | None = None,
 ) -> TrainResult:  # fmt: skip
     """Train an adapted model by a plan, in the run folder `out`; the rows of a `split` are kept there."""
     trainee = Trainee.of(model, plan.recipe, base.name)
-    run = _describe_run(plan, base)
+    run = _describe_run(plan, base) | {"overridden": dict(overridden or {})}
     before = run_folder.read_run(out)
     if before is not None and not resume:
         raise InputError(f"{out} holds a run already; choose another output folder, or let it resume")
@@ -114,9 +116,7 @@ def fit(
     return final
 
 
-def _loop(
-    trainee: Trainee, plan: Plan, out: Path, progress: Progress, report: OnEvent, stop: StopRequest
-) -> Progress:
+def _loop(trainee: Trainee, plan: Plan, out: Path, progress: Progress, report: OnEvent, stop: StopRequest) -> Progress:
     metrics, heldout = out / "metrics.jsonl", plan.pack(plan.heldout)
     saved = progress.step if progress.step else -1
     while progress.step < plan.steps:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from dozan.chat.encode import Tokens, encode_rows
 from dozan.chat.format import ChatFormat
 from dozan.chat.template import template_difference
 from dozan.chat.tokenizer import Tokenizer
+from dozan.check.finding import Finding
 from dozan.check.rules import check_rows, count_rules, refuse_errors
 from dozan.errors import InputError
 from dozan.kernels.precision import training_dtype
@@ -48,13 +49,17 @@ class Base:
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that a run needs, checked; only weights are unread; `split` is what was split here, if any."""
+    """Everything that a run needs, checked; only weights are unread.
+
+    split: what was split here, if any. overridden: errors of the checks that were passed over, by rule, with how many.
+    """
 
     plan: Plan
     base: Base
     folder: Path
     split: Split | None
     notes: tuple[str, ...]
+    overridden: Mapping[str, int]
 
     def open_model(self) -> Gemma3:
         """The base with a fresh adapter, on the device that trains it."""
@@ -67,9 +72,13 @@ class Job:
 
 
 def prepare(
-    data: Rows, model: str | Path | None, recipe: Recipe | str | None, overrides: Sequence[str], eval_data: Rows | None
-) -> Job:
-    """Check all that was given before anything is written or any weight is read; InputError for what cannot be used."""
+    data: Rows, model: str | Path | None, recipe: Recipe | str | None, overrides: Sequence[str],
+    eval_data: Rows | None, force: bool = False,
+) -> Job:  # fmt: skip
+    """Check all that was given before anything is written or any weight is read; InputError for what cannot be used.
+
+    With `force`, rows that break a rule are trained all the same, as long as the chat format can write them.
+    """
     name = str(model or EMBEDDED)
     if any((Path(name) / file).is_file() for file in ("run.json", "adapter_config.json")):
         raise InputError(f"model {name} is an adapter; merge it into a checkpoint first: dozan merge {name} --out DIR")
@@ -79,14 +88,26 @@ def prepare(
     chat = detect_chat(tokenizer) if chosen.chat == "auto" else chat_format(chosen.chat)
     examples, is_split = _rows(data, eval_data, chosen)
     findings = check_rows([*examples[0], *examples[1]], chat)
-    refuse_errors(findings)
+    overridden = count_rules(findings, "error")
+    if not force:
+        _refuse(findings)
     plan = make_plan(chosen, *_encode(examples, chat, tokenizer, folder, chosen))
     base = Base(_base_name(name, folder), hash_base(folder), chat.name)
-    notes = [f"rows: {count} x {rule} (a warning)" for rule, count in count_rules(findings).items()]
+    notes = [f"rows: {count} x {rule} (an error, overridden)" for rule, count in overridden.items()]
+    notes += [f"rows: {count} x {rule} (a warning)" for rule, count in count_rules(findings).items()]
     notes += _template_note(folder, chat, examples[0])
     if is_split:
         notes.append(f"{len(plan.heldout)} of {sum(map(len, examples))} rows are held out, by sentence pattern")
-    return Job(plan, base, folder, examples if is_split else None, tuple(notes))
+    return Job(plan, base, folder, examples if is_split else None, tuple(notes), overridden)
+
+
+def _refuse(findings: Sequence[Finding]) -> None:
+    """Raises InputError for errors of the checks, with the ways out."""
+    try:
+        refuse_errors(findings)
+    except InputError as error:
+        ways = "repair them with dozan data fix, or train on them all the same with --force, which the run records"
+        raise InputError(f"{error}\n{ways}") from None
 
 
 def _template_note(folder: Path, chat: ChatFormat, examples: Sequence[Example]) -> list[str]:
@@ -104,9 +125,7 @@ def _template_note(folder: Path, chat: ChatFormat, examples: Sequence[Example]) 
     return [f"the checkpoint's chat template differs from what is trained ({chat.name}'s bytes): {difference}"]
 
 
-def choose_recipe(
-    folder: Path, tokenizer: Tokenizer, recipe: Recipe | str | None, overrides: Sequence[str]
-) -> Recipe:
+def choose_recipe(folder: Path, tokenizer: Tokenizer, recipe: Recipe | str | None, overrides: Sequence[str]) -> Recipe:
     """The recipe that was given, by name or as a value, else the one that suits the model; with the overrides."""
     if isinstance(recipe, Recipe):
         return override(recipe, overrides)
