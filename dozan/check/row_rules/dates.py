@@ -217,7 +217,13 @@ def _named_day(view: RowView, found: _Date, query: str) -> Iterator[Found]:
     elif len(relative) == 1 and not weekdays and view.now is not None and not _counted_from(query, relative[0]):
         word = relative[0].group(1)
         day = view.now.date() + timedelta(days=_RELATIVE[word])
-        if found.day != day and not (night and found.day == day + timedelta(days=1)) and not _other_date(query):
+        told = _RELATIVE[word] < 0 and found.day >= view.now.date()
+        if (
+            found.day != day
+            and not told
+            and not (night and found.day == day + timedelta(days=1))
+            and not _other_date(query)
+        ):
             yield RELATIVE, found.path, f"{found.value!r} for {word}, which is {day} when now is {view.now:%Y-%m-%d}"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from dozan.check.finding import Catalog, Rule
 from dozan.check.row_rules.found import Found
-from dozan.check.view import RowView
+from dozan.check.view import RowView, texts
 from dozan.rows.arabic import fold
 
 LABEL = Rule(
@@ -53,12 +53,12 @@ _NAMES = {
 }
 _OWN = {
     "egyptian": "عايز عايزه عايزين عاوز عاوزه عاوزين دلوقتي دلوقت النهارده ازاي ازيك بتاعتي بتاعي كده برضه قوللي",
-    "levantine": "بدي بدك بدنا بدو هلق هلا قديش قديه هيدا هيدي هيك منيح منيحه عنجد",
-    "gulf": "ابغي ابغا الحين وايد ابيك تكفي وشو",
+    "levantine": "بدي بدك بدنا بدو هلق قديش قديه هيدا هيدي هيك منيح منيحه عنجد",
+    "gulf": "ابغي ابغا الحين وايد ابيك وشو",
     "maghrebi": "واش كيفاش ديال ديالي ديالك دابا شحال بزاف كاين كاينه علاش فاش بغيتك شنوه برشا",
 }
 """Words that one variety alone has; those of several (مش, شنو, وين) tell only that a text is not MSA."""
-_COLLOQUIAL = "مش عشان علشان كويس كويسه فين وين شو شنو شلون احنا اللي ليش هون لسه بتاع ايش زينه دورلي بدور تشوفلنا"
+_COLLOQUIAL = "مش عشان علشان كويس كويسه فين وين شو شنو شلون احنا اللي ليش هون لسه بتاع ايش زينه دورلي تشوفلنا"
 _WORDS = {fold(word): name for name, words in _OWN.items() for word in words.split()}
 _WORDS |= {fold(word): "colloquial" for word in _COLLOQUIAL.split()}
 _FIND = re.compile(r"(?<!\w)و?(" + "|".join(sorted(map(re.escape, _WORDS), key=len, reverse=True)) + r")(?!\w)")
@@ -71,8 +71,10 @@ def dialect_findings(view: RowView) -> Iterator[Found]:
     if named is None or not view.query:
         return
     found: dict[str, str] = {}
+    quoted = fold(" ".join(value for _, call in view.calls for _, value in texts(call.arguments, "")))
     for word in _FIND.findall(fold(view.query)):
-        found.setdefault(_WORDS[word], word)
+        if word not in quoted:
+            found.setdefault(_WORDS[word], word)
     if named == "msa" and found:
         yield LABEL, key, f"labelled {label}, but {next(iter(found.values()))!r} is no MSA"
     found.pop("colloquial", None)
