@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dozan.check.engine import Progress
     from dozan.check.finding import Rule
     from dozan.check.fix import FixResult
+    from dozan.check.prepare import Prepared
     from dozan.check.report import Report
     from dozan.check.show import Shown
     from dozan.check.stats import Stats
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from dozan.rows.readers import Say
     from dozan.rows.records import Broken
 
-__all__ = ["check", "fix", "rules", "show", "stats"]
+__all__ = ["check", "fix", "prepare", "rules", "show", "stats"]
 
 
 def check(
@@ -104,6 +105,17 @@ def fix(
     from dozan.check.fix import fix as fix_files
 
     return fix_files(_listed(files), out, only, except_, dry_run, shape, say=say, on_diff=on_diff)
+
+
+def prepare(
+    files: Sequence[str | Path] | str | Path, out: str | Path, eval_data: Sequence[str | Path] = (),
+    holdout: float = 0.1, seed: int = 0, only: Sequence[str] = (), except_: Sequence[str] = (),
+    shape: str | None = None, dataset: bool = False, say: Say | None = None,
+) -> Prepared:  # fmt: skip
+    """Repaired rows in a folder, for training and evaluation, with a manifest: see `dozan.check.prepare.prepare`."""
+    from dozan.check.prepare import prepare as prepare_files
+
+    return prepare_files(_listed(files), out, eval_data, holdout, seed, only, except_, shape, dataset=dataset, say=say)
 
 
 def _listed(files: Sequence[str | Path] | str | Path) -> Sequence[str | Path]:

@@ -106,3 +106,19 @@ def test_fix_repairs_shows_its_diff_and_keeps_sound_rows(rows: Path, tmp_path: P
     arguments = json.loads(lines[0])["messages"][2]["tool_calls"][0]["function"]["arguments"]
     assert list(arguments.values()) == [5] and "nullable" not in arguments
     assert lines[1:] == rows.read_bytes().splitlines()
+
+
+def test_prepare_writes_both_sides_and_a_manifest(tmp_path: Path, capsys: Captured) -> None:
+    said = [
+        "مؤقت خمس دقائق",
+        "ذكرني بعد 5 دقائق",
+        "شغل العداد 5",
+        "بدي تايمر 5 دقائق",
+        "اضبط الوقت على 5",
+        "ابدأ العد 5",
+    ]
+    rows = write_rows(tmp_path / "rows.jsonl", *({"id": str(i), **conversation(said=s)} for i, s in enumerate(said)))
+    assert leave(["data", "prepare", str(rows), "--out", str(tmp_path / "out"), "--holdout", "0.3"]) == 0
+    counts = [len((tmp_path / "out" / f"{side}.jsonl").read_bytes().splitlines()) for side in ("train", "eval")]
+    assert sum(counts) == 6 and min(counts) >= 1 and (tmp_path / "out" / "manifest.json").is_file()
+    assert f"{counts[0]} rows to train on, {counts[1]} to evaluate on" in capsys.readouterr().out

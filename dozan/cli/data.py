@@ -37,6 +37,8 @@ Shape = Annotated[
 Only = Annotated[list[str] | None, typer.Option(help="Only these rules, as DZ402 or DZ5.", metavar="CODE")]
 Except = Annotated[list[str] | None, typer.Option("--except", help="All rules but these.", metavar="CODE")]
 EvalData = Annotated[list[str] | None, typer.Option(help="Rows that are held out.", metavar="FILE")]
+Seed = Annotated[int, typer.Option(help="Of the split.", metavar="N")]
+Holdout = Annotated[float, typer.Option(help="The share of rows to hold out.", metavar="SHARE")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write every figure here.", metavar="FILE")]
 
 
@@ -99,6 +101,27 @@ def fix(
 
     on_diff = partial(print_diff, console=_console()) if dry_run else None
     print_fixed(data.fix(files, out, only or (), except_ or (), dry_run, shape, _say, on_diff), _console())
+
+
+@app.command()
+def prepare(
+    files: Files,
+    out: Annotated[Path, typer.Option(help="A new folder.", metavar="DIR")],
+    eval_data: EvalData = None,
+    holdout: Holdout = 0.1,
+    seed: Seed = 0,
+    only: Only = None,
+    except_: Except = None,
+    dataset: Annotated[bool, typer.Option("--dataset", help="One dataset.json for both.")] = False,
+    shape: Shape = None,
+) -> None:
+    """Write repaired rows to train and evaluate on, with a manifest."""
+    import dozan.data as data
+    from dozan.check.fix_text import print_fixed
+
+    done = data.prepare(files, out, eval_data or (), holdout, seed, only or (), except_ or (), shape, dataset, _say)
+    print_fixed(done.fixed, _console())
+    typer.echo(f"{done.train_rows:,} rows to train on, {done.eval_rows:,} to evaluate on: {done.folder}")
 
 
 @app.command()
