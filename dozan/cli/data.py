@@ -95,7 +95,7 @@ def fix(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; show the diff.")] = False,
     shape: Shape = None,
 ) -> None:
-    """Repair rows where that is safe; set aside what cannot be repaired."""
+    """Repair what is safe to repair; set the rest aside, with reasons."""
     import dozan.data as data
     from dozan.check.fix_text import print_diff, print_fixed
 
