@@ -16,18 +16,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from scripts.mobile_actions_ar import build, grammar, times  # noqa: E402
+from scripts.mobile_actions_ar import build, times  # noqa: E402
 from scripts.mobile_actions_ar.dialects import DIALECTS  # noqa: E402
 from scripts.mobile_actions_ar.dialects.base import TimeWords  # noqa: E402
-from scripts.mobile_actions_ar.rows import clauses  # noqa: E402
 from scripts.mobile_actions_ar.similar import Neighbours, folded  # noqa: E402
 from scripts.mobile_actions_ar.stats import calls, frames_of, read, row_tools  # noqa: E402
 
 FOLDER = ROOT / "dozan" / "assets" / "mobile_actions_ar"
 TOOLS = {tool["function"]["name"]: tool["function"]["parameters"]
          for tool in json.loads((FOLDER / "tools.json").read_text(encoding="utf-8"))}
-TRAIN, TEST = read(FOLDER / "train.jsonl.gz"), read(FOLDER / "test.jsonl")
-ROWS = TRAIN + TEST
+TRAIN, DEV, TEST = read(FOLDER / "train.jsonl.gz"), read(FOLDER / "dev.jsonl"), read(FOLDER / "test.jsonl")
+ROWS = TRAIN + DEV + TEST
+HELD_OUT = pytest.mark.parametrize(("where", "held_out"), [("dev", DEV), ("test", TEST)], ids=("dev", "test"))
 NOW = re.compile(r"Now is (\d{4}-\d\d-\d\dT\d\d:\d\d) (\w+)")
 PROCLITIC = r"(?:و|ف)?(?:ل|لـ|ب|بـ|ال|لل)?"
 ASCII = {value: key for key, value in times.ARABIC_DIGITS.items()}
@@ -68,12 +68,13 @@ def grounded(value: str, text: str) -> bool:
 
 
 def test_counts() -> None:
-    assert len(TRAIN) >= 3000 and len(TEST) == 400
-    kinds = Counter(row["kind"] for row in TEST)
-    assert 0.06 <= kinds["no_call"] / 400 <= 0.10 and 0.06 <= kinds["parallel"] / 400 <= 0.08
-    dated = sum(bool({"set_alarm", "create_calendar_event"} & set(row_tools(row))) for row in TEST)
-    assert 0.18 <= dated / 400 <= 0.28
-    for rows in (TRAIN, TEST):
+    assert len(TRAIN) >= 3000 and len(TEST) == len(DEV) == 400
+    for rows in (DEV, TEST):
+        kinds = Counter(row["kind"] for row in rows)
+        assert 0.06 <= kinds["no_call"] / 400 <= 0.10 and 0.06 <= kinds["parallel"] / 400 <= 0.08
+        dated = sum(bool({"set_alarm", "create_calendar_event"} & set(row_tools(row))) for row in rows)
+        assert 0.18 <= dated / 400 <= 0.28
+    for rows in (TRAIN, DEV, TEST):
         dialects = Counter(row["dialect"] for row in rows)
         assert len(dialects) == 5 and max(dialects.values()) <= 1.1 * min(dialects.values())
         assert {name for row in rows for name in row_tools(row)} == {*TOOLS, "no_call"}
@@ -116,7 +117,7 @@ def test_attached_proclitics_are_rare() -> None:
         text = user(row).translate(ASCII)
         return any(not re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text) for value in copied(row))
 
-    for rows in (TRAIN, TEST):
+    for rows in (TRAIN, DEV, TEST):
         assert sum(map(attached, rows)) <= 0.08 * len(rows)
 
 
@@ -133,57 +134,66 @@ def test_values_are_written_for_machines() -> None:
     assert re.search("[٠-٩]", texts) and re.search("[0-9]", texts)
 
 
+@HELD_OUT
 @pytest.mark.parametrize("what", ["template", "now"])
-def test_sides_share_no_template_and_no_now(what: str) -> None:
+def test_sides_share_no_template_and_no_now(what: str, where: str, held_out: list[Row]) -> None:
     def keys(rows: list[Row]) -> set[str]:
         return {row["template"] if what == "template" else row["messages"][1]["content"] for row in rows}
 
-    assert keys(TRAIN).isdisjoint(keys(TEST))
+    assert keys(TRAIN).isdisjoint(keys(held_out))
 
 
-def test_sides_share_no_sentence_frame() -> None:
+@HELD_OUT
+def test_sides_share_no_sentence_frame(where: str, held_out: list[Row]) -> None:
     def frames(where: str) -> set[str]:
-        halves = [getattr(dialect, where) for dialect in DIALECTS]
-        blocks = [block for half in halves for block in half.frames.values()]
-        plain = [frame for block in blocks for line in grammar.lines(block) for frame in grammar.expand(line)]
-        plain += [frame for half in halves for _, frame in clauses(half.clauses)]
-        return {folded(grammar.SLOT.sub("slot", frame)) for frame in plain}
+        plain = [frame for dialect in DIALECTS for tool in TOOLS for group in build.cell_frames(dialect, tool, where)
+                 for _, frame in group]
+        plain += [frame for dialect in DIALECTS for _, frame in build.cell_clauses(dialect, where)]
+        return {folded(build.masked(frame)) for frame in plain}
 
-    train, test = frames("train"), frames("test")
-    assert train.isdisjoint(test)
+    train, other = frames("train"), frames(where)
+    assert len(train) > 30_000 and len(other) > 200 and train.isdisjoint(other)
     seen = Neighbours()
-    for frame in train:
+    for frame in other:
         seen.add(frame)
-    assert max((seen.nearest(frame), frame) for frame in test)[0] < 0.8
+    assert [frame for frame in train if seen.has_near(frame, 0.8)] == []
 
 
-def test_sides_share_no_argument_value() -> None:
-    assert values(TRAIN).isdisjoint(values(TEST))
-    assert {folded(value) for value in values(TRAIN)}.isdisjoint(folded(value) for value in values(TEST))
+@HELD_OUT
+def test_sides_share_no_argument_value(where: str, held_out: list[Row]) -> None:
+    assert values(TRAIN).isdisjoint(values(held_out))
+    assert {folded(value) for value in values(TRAIN)}.isdisjoint(folded(value) for value in values(held_out))
 
 
-def test_sides_share_no_word_of_a_name() -> None:
+@HELD_OUT
+def test_sides_share_no_word_of_a_name(where: str, held_out: list[Row]) -> None:
     def names(rows: list[Row]) -> set[str]:
         return {call["arguments"][key] for row in rows for call in calls(row) for key in ("first_name", "last_name")
                 if key in call["arguments"]}
 
-    assert names(TRAIN).isdisjoint(names(TEST)) and len(names(TRAIN)) > 150
+    assert names(TRAIN).isdisjoint(names(held_out)) and len(names(TRAIN)) > 150
 
 
-def test_sides_share_no_time_expression() -> None:
-    drafts = build.draft_splits()
-    keys = {split.where: {key for draft in split.drafts for key in draft.keys} for split in drafts}
-    assert keys["train"] and keys["test"] and keys["train"].isdisjoint(keys["test"])
+@pytest.fixture(scope="module")
+def splits() -> tuple[build.Split, build.Split, build.Split]:
+    return build.draft_splits()
+
+
+def test_sides_share_no_time_expression(splits: tuple[build.Split, ...]) -> None:
+    keys = {split.where: {key for draft in split.drafts for key in draft.keys} for split in splits}
+    assert keys["train"] and keys["dev"] and keys["test"]
+    assert keys["train"].isdisjoint(keys["dev"] | keys["test"])
 
 
 def test_no_near_duplicates_between_the_sides() -> None:
     seen = Neighbours()
-    for row in TEST:
+    for row in DEV + TEST:
         seen.add(user(row))
-    assert max((seen.nearest(user(row)), user(row)) for row in TRAIN)[0] < 0.8
-    assert {folded(user(row)) for row in TRAIN}.isdisjoint(folded(user(row)) for row in TEST)
-    assert len({folded(user(row)) for row in ROWS}) == len(ROWS)
-    assert seen.nearest(user(TEST[0])) == 1.0
+    assert [user(row) for row in TRAIN if seen.has_near(user(row), 0.8)] == []
+    assert {folded(user(row)) for row in TRAIN}.isdisjoint(folded(user(row)) for row in DEV + TEST)
+    for rows in (TRAIN, DEV, TEST):
+        assert len({folded(user(row)) for row in rows}) == len(rows)
+    assert seen.nearest(user(TEST[0])) == 1.0 and seen.has_near(user(TEST[0]), 1.0)
 
 
 def test_training_frames_are_many() -> None:
@@ -191,12 +201,14 @@ def test_training_frames_are_many() -> None:
     assert {key: count for key, count in counts.items() if count < 25} == {}
 
 
-def test_the_files_are_what_the_generator_writes(tmp_path: Path) -> None:
+def test_the_files_are_what_the_generator_writes(
+    tmp_path: Path, splits: tuple[build.Split, build.Split, build.Split], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "draft_splits", lambda seed: splits)
     build.write(tmp_path)
-    for name in ("tools.json", "test.jsonl"):
+    for name in ("tools.json", "dev.jsonl", "test.jsonl"):
         assert (tmp_path / name).read_bytes() == (FOLDER / name).read_bytes(), name
     assert read(tmp_path / "train.jsonl.gz") == TRAIN
-    assert build.build(1) != build.build(2)
 
 
 def any_of(phrases: Iterable[str]) -> str:
@@ -211,7 +223,7 @@ def read_day(words: TimeWords, text: str, now: datetime) -> tuple[int, str] | No
         return int(match[1]), text.replace(match[0], "")
     ahead = {phrase: days for kind, days in (("next_week", 7), ("after_tomorrow", 2), ("tomorrow", 1), ("today", 0),
                                              ("tonight", 0)) for phrase in words.days[kind]}
-    if match := re.search(rf"(?<!\w)(?:{any_of(ahead)})(?!\w)", text):
+    if match := re.search(rf"(?<!\w)(?<!مو )(?:{any_of(ahead)})(?!\w)", text):
         return ahead[match[0]], text.replace(match[0], "")
     if match := re.search(rf"(?<!\w)(?:{any_of(words.weekdays)})(?!\w)", text):
         day = now + timedelta(days=1)
@@ -239,7 +251,7 @@ def read_time(row: Row) -> datetime | None:
     """The moment that a request names, read back from its text; None when it counts from now."""
     words = next(dialect.time for dialect in DIALECTS if dialect.name == row["dialect"])
     text = user(row).translate(ASCII)
-    for value in sorted(copied(row), key=len, reverse=True):
+    for value in sorted((value for value in copied(row) if len(value) > 2), key=len, reverse=True):
         text = text.replace(value, "#")
     stamped = NOW.fullmatch(row["messages"][1]["content"])
     assert stamped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Mapping
@@ -25,12 +26,13 @@ def words(block: str) -> list[str]:
     return list(dict.fromkeys(block.split()))
 
 
-def expand(frame: str) -> list[str]:
+@functools.cache
+def expand(frame: str) -> tuple[str, ...]:
     """Every plain frame that a frame with alternations stands for, in order, each once."""
     parts = [part.split("|") for part in re.split(r"\(([^()]*)\)", frame)]
     for index in range(0, len(parts), 2):
         assert len(parts[index]) == 1, f"a bar outside brackets in {frame!r}"
-    return list(dict.fromkeys(" ".join("".join(choice).split()) for choice in itertools.product(*parts)))
+    return tuple(dict.fromkeys(" ".join("".join(choice).split()) for choice in itertools.product(*parts)))
 
 
 def slots(frame: str) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from scripts.mobile_actions_ar import more_values
+from scripts.mobile_actions_ar.dialects.dev import values as dev_values
 from scripts.mobile_actions_ar.grammar import items, words
 
 FIRST = {
@@ -109,3 +111,13 @@ LATIN_LAST = {
 }
 DOMAINS = ("gmail.com", "hotmail.com", "yahoo.com", "outlook.com", "icloud.com", "alnoor.com", "sharika.net",
            "maktab.org", "jamia.edu", "tijara.co")
+
+for _names, _more, _dev in ((FIRST, more_values.FIRST, dev_values.FIRST), (LAST, more_values.LAST, dev_values.LAST)):
+    _names["train"] = {region: [*found, *_more[region]] for region, found in _names["train"].items()}
+    _names["dev"] = _dev
+for _latin, _more_latin, _dev_latin in ((LATIN, more_values.LATIN, dev_values.LATIN),
+                                        (LATIN_LAST, more_values.LATIN_LAST, dev_values.LATIN_LAST)):  # fmt: skip
+    _latin["train"] += _more_latin
+    _latin["dev"] = _dev_latin
+FEMALE |= more_values.FEMALE | dev_values.FEMALE
+LATIN_OF = {**more_values.LATIN_OF, **dev_values.LATIN_OF, **LATIN_OF}

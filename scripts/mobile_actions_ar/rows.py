@@ -44,7 +44,9 @@ class Draft:
 
 def half(dialect: Dialect, where: str) -> Half:
     """The side of the dialect that a split may use."""
-    return dialect.train if where == "train" else dialect.test
+    found: Half | None = getattr(dialect, where)
+    assert found is not None, f"{dialect.name} has no {where} half"
+    return found
 
 
 def gender(frame: str) -> str:
@@ -123,9 +125,11 @@ def clauses(block: str) -> list[tuple[str, str]]:
     return [(tool, frame) for tool, line in pairs for frame in expand(line)]
 
 
-def parallel_draft(dialect: Dialect, where: str, rng: random.Random) -> Draft:
-    """Two calls of different tools in one request; at most one of them has a time, and a free text comes last."""
-    choices = clauses(half(dialect, where).clauses)
+def parallel_draft(choices: list[tuple[str, str]], dialect: Dialect, where: str, rng: random.Random) -> Draft:
+    """Two calls of different tools in one request; at most one of them has a time, and a free text comes last.
+
+    choices: the (tool, plain frame) clauses to join.
+    """
     while True:
         (tool, frame), (other, second) = rng.sample(choices, 2)
         timed = [name for name in (tool, other) if name in ("set_alarm", "create_calendar_event")]

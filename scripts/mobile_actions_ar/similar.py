@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -11,12 +13,14 @@ FOLDS = str.maketrans({"أ": "ا", "إ": "ا", "آ": "ا", "ى": "ي", "ة": "ه
 ASCII_DIGITS = str.maketrans("٠١٢٣٤٥٦٧٨٩", "0123456789")
 
 
+@functools.lru_cache(maxsize=8)
 def folded(text: str) -> str:
     """The text without marks, punctuation and spelling variants, in lower case with ASCII digits."""
     text = MARKS.sub("", unicodedata.normalize("NFC", text)).translate(FOLDS).translate(ASCII_DIGITS).lower()
     return " ".join(re.sub(r"[^\w@.+:]", " ", text).split())
 
 
+@functools.lru_cache(maxsize=8)
 def trigrams(text: str) -> frozenset[str]:
     """The character trigrams of the folded text with a space at each end."""
     padded = f" {folded(text)} "
@@ -42,3 +46,19 @@ class Neighbours:
         grams = trigrams(text)
         shared = Counter(index for gram in grams for index in self.holders.get(gram, ()))
         return max((n / (len(grams) + len(self.sets[i]) - n) for i, n in shared.items()), default=0.0)
+
+    def has_near(self, text: str, threshold: float) -> bool:
+        """Whether the similarity of the text to some added text is at least the threshold.
+
+        Sets so alike share one of the rarest grams of either, so only the holders of those are compared.
+        """
+        grams = trigrams(text)
+        rarest = sorted(grams, key=lambda gram: len(self.holders.get(gram, ())))
+        kept = rarest[: len(grams) - math.ceil(threshold * len(grams)) + 1]
+        candidates = {index for gram in kept for index in self.holders.get(gram, ())}
+        return any(_similarity(grams, self.sets[index]) >= threshold for index in candidates)
+
+
+def _similarity(left: frozenset[str], right: frozenset[str]) -> float:
+    shared = len(left & right)
+    return shared / (len(left) + len(right) - shared)

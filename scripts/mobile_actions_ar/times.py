@@ -27,6 +27,8 @@ TIMER_MINUTES = {"test": (8, 12, 18, 22, 27, 35, 40, 50, 55, 65, 90)}
 TIMER_MINUTES["train"] = tuple(n for n in (*range(1, 61), 70, 75, 80, 100, 120, 150) if n not in TIMER_MINUTES["test"])
 RELATIVE_SHARE = 0.09
 TEST_SHARE = 6
+for _by_side in (DAY_KINDS, MINUTE_SHARES, LEAD_MINUTES, TIMER_MINUTES):
+    _by_side["dev"] = _by_side["test"]
 ARABIC_DIGITS = str.maketrans("0123456789", "٠١٢٣٤٥٦٧٨٩")
 
 
@@ -132,7 +134,7 @@ def fixed_moment(words: TimeWords, tool: str, where: str, rng: random.Random) ->
         clock, hour, minute = clock_phrase(words, tool, where, kind == "tonight", rng)
         meant = now.replace(hour=hour, minute=minute) + timedelta(days=ahead)
         key = f"{day} {hour:02d}:{minute:02d}".translate({value: key for key, value in ARABIC_DIGITS.items()})
-        if meant > now and side(key) == where:
+        if meant > now and (side(key) == "train") == (where == "train"):
             return Moment(now, day, clock, meant, key)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 
+from scripts.mobile_actions_ar import more_values
 from scripts.mobile_actions_ar.dialects.base import Half
+from scripts.mobile_actions_ar.dialects.dev import values as dev_values
 from scripts.mobile_actions_ar.grammar import items
 from scripts.mobile_actions_ar.names import DOMAINS, FEMALE, FIRST, LAST, LATIN, LATIN_LAST, LATIN_OF
 
@@ -139,6 +141,12 @@ PHONES = {
     "levantine": {"079": 10, "078": 10, "03": 8, "71": 8, "09": 10, "+96279": 13, "+9613": 11},
     "maghrebi": {"06": 10, "07": 10, "+2126": 13, "+2136": 13, "+2162": 12},
 }
+TABLES = {"CITIES": CITIES, "PLACE_NAMES": PLACE_NAMES, "LANDMARKS": LANDMARKS, "TITLES": TITLES, "SUBJECTS": SUBJECTS,
+          "EMAIL_BODIES": EMAIL_BODIES, "TITLE_GROUPS": TITLE_GROUPS, "SUBJECT_GROUPS": SUBJECT_GROUPS}  # fmt: skip
+for _name, _table in TABLES.items():
+    _table["train"] = type(_table["train"])((*_table["train"], *getattr(more_values, _name)))
+    _table["dev"] = getattr(dev_values, _name)
+PLACE_HEADS_OF = {"train": f"{PLACE_HEADS}، {more_values.PLACE_HEADS}", "dev": PLACE_HEADS, "test": PLACE_HEADS}
 Groups = tuple[tuple[str, str], ...]
 
 
@@ -169,7 +177,7 @@ def subject(where: str, rng: random.Random) -> str:
 
 def place(where: str, rng: random.Random) -> str:
     """A place to look for on a map."""
-    return mixed(LANDMARKS[where], PLACE_HEADS, PLACE_NAMES[where], rng, 0.7)
+    return mixed(LANDMARKS[where], PLACE_HEADS_OF[where], PLACE_NAMES[where], rng, 0.7)
 
 
 def city(where: str, rng: random.Random) -> str:
@@ -189,7 +197,8 @@ def person(where: str, region: str, gender: str, rng: random.Random) -> tuple[st
 def recipient(half: Half, where: str, region: str, gender: str, rng: random.Random) -> str:
     """Somebody to call or to write to: a first name, a full name, or a word such as "my mother"."""
     first, last = person(where, region, gender, rng)
-    relatives = [word for word in items(half.kin) if not gender or (word in FEMALE) == (gender == "f")]
+    women = FEMALE.union(items(half.women))
+    relatives = [word for word in items(half.kin) if not gender or (word in women) == (gender == "f")]
     return rng.choices((first, f"{first} {last}", rng.choice(relatives)), weights=(30, 45, 25))[0]
 
 

@@ -18,27 +18,31 @@ from dozan.chat.tokenizer import Tokenizer
 from dozan.errors import InputError
 from dozan.pack import pack_rows
 from dozan.rows.example import Example
-from tiny_corpus import tasks, text
+from tiny_corpus import named, sentences, tasks, text
 from tiny_corpus.glossary import entries
-from tiny_corpus.values import Words
+from tiny_corpus.values import Words, people
 
 LENGTH, SUPERVISED = 2048, 1024
-KINDS = ("command", "copy", "text", "cue", "date")
+KINDS = ("command", "copy", "text", "cue", "date", "sentence")
 Pack = dict[str, NDArray[numpy.int64]]
 
 
 def text_rows(rng: random.Random, words: Words, corpus: Path, count: int) -> Iterator[Example]:
-    """Translation both ways: the glossary, CLDR's names, Tatoeba's sentences."""
-    sentences, names = _text(corpus)
+    """Translation both ways: the glossary, sentences, people's names, CLDR's names, Tatoeba's sentences."""
+    pairs, names = _text(corpus)
     for i in range(count):
         source = rng.random()
         code = ""
-        if source < 0.6:
+        if source < 0.42:
             english, arabic = rng.choice(entries())
-        elif source < 0.8:
+        elif source < 0.72:
+            english, arabic, _ = sentences.filled(rng, words, *rng.choice(sentences.written()))
+        elif source < 0.76:
+            arabic, english = rng.choice(people()[rng.choice(("man", "woman"))])
+        elif source < 0.84:
             english, arabic, code = rng.choice(names)
         else:
-            english, arabic = rng.choice(sentences)
+            english, arabic = rng.choice(pairs)
         if code and rng.random() < 0.5:
             ask, answer = f"Code of {arabic if rng.random() < 0.7 else english}", code
         elif rng.random() < 0.35:
@@ -58,11 +62,12 @@ def _text(corpus: Path) -> tuple[list[tuple[str, str]], list[tuple[str, str, str
 def make_pack(rng: random.Random, words: Words, corpus: Path, tokenizer: Tokenizer) -> Pack:
     """One pack of rows under one tool set: ids, position, end [LENGTH]; at, target, weight, row [SUPERVISED]; kind
     [1]."""
-    kind = rng.choices(range(len(KINDS)), (42, 5, 20, 17, 16))[0]
+    kind = rng.choices(range(len(KINDS)), (36, 4, 22, 12, 13, 13))[0]
     if kind == 2:
         rows = list(text_rows(rng, words, corpus, 50))
     else:
-        rows = list((tasks.command_rows, tasks.copy_rows, None, tasks.cue_rows, tasks.date_rows)[kind](rng, words, 30))
+        makers = (tasks.command_rows, tasks.copy_rows, None, tasks.cue_rows, tasks.date_rows, named.sentence_rows)
+        rows = list(makers[kind](rng, words, 30))
     encoded = encode_rows(rows, FUNCTIONGEMMA, tokenizer, LENGTH)
     return _arrays(encoded, kind)
 

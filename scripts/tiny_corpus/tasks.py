@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from dozan.rows.example import Example
-from tiny_corpus import dates, values
+from tiny_corpus import dates, sentences, values
 from tiny_corpus.glossary import arabic_of
 from tiny_corpus.tools import BANK, KINDS, NOTES, Parameter, Tool, invented
 from tiny_corpus.values import Words
@@ -24,6 +24,7 @@ REFUSALS = (
     "None of my tools can do that.",
     "Sorry, that is beyond my tools.",
 )
+NOTHING = (*REFUSALS, "That is no request.", "There is nothing to call for.", "I have no tool for that.")
 COPY_CUES = ("repeat", "copy", "say", "write", "echo")
 
 
@@ -150,7 +151,9 @@ def _exchange(
     rng: random.Random, words: Words, tools: list[Named], hidden: list[Named], now: datetime
 ) -> tuple[str, dict[str, Any]]:
     kind = rng.random()
-    if kind < 0.05:
+    if kind < 0.04:
+        return sentences.plain(rng, words), {"role": "assistant", "content": rng.choice(NOTHING)}
+    if kind < 0.11:
         absent = [h for h in hidden if h.tool not in [t.tool for t in tools]]
         if absent:
             return _dress(rng, command(rng, words, absent[0], now)[0]), {
@@ -158,7 +161,7 @@ def _exchange(
                 "content": rng.choice(REFUSALS),
             }
     text, call = command(rng, words, rng.choice(tools), now)
-    if kind < 0.12:
+    if kind < 0.18:
         other, second = command(rng, words, rng.choice(tools), now)
         joined = rng.choice((f"{text} and {other}", f"{text}, then {other}", f"{text} and also {other}"))
         return _dress(rng, joined), {"role": "assistant", "tool_calls": [call, second]}

@@ -12,6 +12,7 @@ import json
 import re
 from pathlib import Path
 
+from tiny_corpus import sentences
 from tiny_corpus.values import Words
 
 ARABIC = re.compile(r"[ء-ي]+")
@@ -35,7 +36,8 @@ def words(corpus: Path) -> Words:
     both = pairs(corpus)
     english = sorted({word.lower() for line, _ in both for word in LATIN.findall(line)})
     arabic = sorted({word for _, line in both for word in ARABIC.findall(line) if len(word) > 1})
-    return Words(tuple(english), tuple(arabic), tuple(line for line, _ in both), tuple(line for _, line in both))
+    lines = tuple(line for line, _ in both), tuple(line for _, line in both)
+    return Words(tuple(english), tuple(arabic), *lines, sentences.slotted(both), sentences.nameless(both))
 
 
 def write_lexicon(path: Path, annotations: Path) -> None:

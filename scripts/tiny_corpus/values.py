@@ -3,8 +3,10 @@ letters."""
 
 from __future__ import annotations
 
+import functools
 import random
 from dataclasses import dataclass
+from pathlib import Path
 
 from tiny_corpus.dates import ARABIC_DIGITS
 
@@ -45,6 +47,24 @@ class Words:
     arabic: tuple[str, ...]
     english_lines: tuple[str, ...]
     arabic_lines: tuple[str, ...]
+    naming: tuple[tuple[str, str], ...]
+    """(English, Arabic) sentences about one person, who is a slot in the Arabic."""
+    nameless: tuple[tuple[str, str], ...]
+    """(English, Arabic) sentences that name nobody known."""
+
+
+@functools.cache
+def people() -> dict[str, tuple[tuple[str, str], ...]]:
+    """(Arabic, Latin) names by kind: man, woman, family. None of them is in a test row of the embedded set."""
+    path = Path(__file__).parent / "glossary" / "people" / "names.tsv"
+    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+    return {kind: tuple((a, b) for a, b, k in rows if k == kind) for kind in ("man", "woman", "family")}
+
+
+def arabic_person(rng: random.Random) -> str:
+    """A first name, or a first and a family name."""
+    first = rng.choice(people()[rng.choice(("man", "woman"))])[0]
+    return first if rng.random() < 0.5 else f"{first} {rng.choice(people()['family'])[0]}"
 
 
 def arabic_word(rng: random.Random, words: Words) -> str:
@@ -84,6 +104,8 @@ def pseudo(rng: random.Random) -> str:
 
 
 def name(rng: random.Random, words: Words) -> str:
+    if rng.random() < 0.35:
+        return arabic_person(rng)
     if rng.random() < 0.6:
         return " ".join(arabic_word(rng, words) for _ in range(rng.choice((1, 1, 2))))
     first = rng.choice(FIRST) if rng.random() < 0.5 else pseudo(rng)
@@ -91,6 +113,8 @@ def name(rng: random.Random, words: Words) -> str:
 
 
 def single_name(rng: random.Random, words: Words) -> str:
+    if rng.random() < 0.35:
+        return rng.choice(people()[rng.choice(("man", "woman", "family"))])[0]
     return (
         arabic_word(rng, words)
         if rng.random() < 0.6

@@ -5,22 +5,38 @@ from __future__ import annotations
 from dataclasses import replace
 from types import ModuleType
 
-from scripts.mobile_actions_ar.dialects import egyptian, gulf, levantine, maghrebi, more, msa
+from scripts.mobile_actions_ar.dialects import dev, egyptian, extra, gulf, levantine, maghrebi, more, msa
 from scripts.mobile_actions_ar.dialects.base import Dialect
 
 
-def _with_more(dialect: Dialect, module: ModuleType) -> Dialect:
-    """The dialect with the further frames of its training half."""
+def _whole(name: str, dialect: Dialect) -> Dialect:
+    """The dialect with its development half and the further frames, words and requests of its training half."""
+    first, second = getattr(more, name), getattr(extra, name)
     train = dialect.train
-    frames = {tool: f"{block}\n{module.FRAMES.get(tool, '')}" for tool, block in train.frames.items()}
-    clauses, no_call = f"{train.clauses}\n{module.CLAUSES}", (*train.no_call, *module.NO_CALL)
-    return replace(dialect, train=replace(train, frames=frames, clauses=clauses, no_call=no_call))
+    frames = {tool: _joined(block, first.FRAMES.get(tool, ""), second.FRAMES.get(tool, ""))
+              for tool, block in train.frames.items()}  # fmt: skip
+    train = replace(
+        train,
+        frames=frames,
+        clauses=_joined(train.clauses, first.CLAUSES, second.CLAUSES),
+        no_call=(*train.no_call, *first.NO_CALL, *second.NO_CALL),
+        bodies=_joined(train.bodies, second.BODIES),
+        body_heads=_joined(train.body_heads, second.BODY_HEADS),
+        body_objects=_joined(train.body_objects, second.BODY_OBJECTS),
+        kin=_joined(train.kin, second.KIN),
+        women=second.KIN_FEMALE,
+    )
+    half: ModuleType = getattr(dev, name)
+    return replace(dialect, train=train, dev=half.DEV)
 
 
-DIALECTS: tuple[Dialect, ...] = (
-    _with_more(msa.DIALECT, more.msa),
-    _with_more(egyptian.DIALECT, more.egyptian),
-    _with_more(gulf.DIALECT, more.gulf),
-    _with_more(levantine.DIALECT, more.levantine),
-    _with_more(maghrebi.DIALECT, more.maghrebi),
-)
+def _joined(*blocks: str) -> str:
+    return "\n".join(blocks)
+
+
+DIALECTS: tuple[Dialect, ...] = tuple(
+    _whole(name, module.DIALECT)
+    for name, module in (
+        ("msa", msa), ("egyptian", egyptian), ("gulf", gulf), ("levantine", levantine), ("maghrebi", maghrebi),
+    )
+)  # fmt: skip

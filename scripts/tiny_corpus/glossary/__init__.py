@@ -9,7 +9,7 @@ from pathlib import Path
 @functools.cache
 def entries() -> tuple[tuple[str, str], ...]:
     """Every (English, Arabic) pair of the five lists."""
-    files = sorted(Path(__file__).parent.glob("*.tsv"))
+    files = sorted(file for file in Path(__file__).parent.glob("*.tsv") if not file.name.startswith("sentences_"))
     rows = (
         line.split("\t") for file in files for line in file.read_text(encoding="utf-8").splitlines() if line.strip()
     )
