@@ -50,7 +50,8 @@ def frames_of(dialect: str, tool: str) -> int:
 
 def report(folder: Path = FOLDER) -> str:
     """All tables as Markdown."""
-    sides = {"train": read(folder / "train.jsonl.gz")} | {side: read(folder / f"{side}.jsonl") for side in ("dev", "test")}
+    sides = {"train": read(folder / "train.jsonl.gz")}
+    sides |= {side: read(folder / f"{side}.jsonl") for side in ("dev", "test")}
     dialects = [dialect.name for dialect in DIALECTS]
     by = {
         "dialect": {side: Counter(row["dialect"] for row in rows) for side, rows in sides.items()},
