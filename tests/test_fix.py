@@ -414,10 +414,13 @@ def test_other_shapes_become_canonical(tmp_path: Path) -> None:
 
 def test_a_repair_that_would_break_a_row_is_not_made(tmp_path: Path) -> None:
     row = base()
-    arguments(row)["title"] = "\u200b"
-    before = check_rows([example(row)], FUNCTIONGEMMA)
-    result = run(write(tmp_path / "rows.jsonl", row), tmp_path / "o.jsonl")
-    assert not [f for f in before if f.severity == "error"] and result.quarantined == 0
+    properties(row)["minutes"] = {"default": "few", "description": "How long."}
+    arguments(row)["minutes"] = 77
+    assert [f for f in check_rows([fixed(row).example], FUNCTIONGEMMA) if f.severity == "error"]
+    path = write(tmp_path / "rows.jsonl", row)
+    result = run(path, tmp_path / "o.jsonl")
+    assert (result.clean, result.repairs) == (1, {})
+    assert (tmp_path / "o.jsonl").read_bytes() == path.read_bytes()
 
 
 def test_only_and_except_bound_what_is_looked_at(tmp_path: Path) -> None:
