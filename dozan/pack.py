@@ -43,6 +43,19 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def padded(self, multiple: int) -> Batch:
+        """The same batch with tokens at its end that see only themselves, up to a multiple of `multiple`."""
+        length = len(self)
+        missing = -length % multiple
+        if not missing:
+            return self
+        alone = torch.arange(length + 1, length + missing + 1)
+        nothing = torch.zeros(missing, dtype=torch.int64)
+        return replace(
+            self, ids=torch.cat((self.ids, nothing)), position=torch.cat((self.position, nothing)),
+            end=torch.cat((self.end, alone)), rows=(*self.rows, "padding"), row_starts=(*self.row_starts, length),
+        )  # fmt: skip
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on `device`."""
         moved = {name: getattr(self, name).to(device, non_blocking=True) for name in _TENSORS}

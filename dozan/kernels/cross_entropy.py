@@ -12,8 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dozan.kernels.precision import has_triton
+
 CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 512 * 2**20}
 """Of fp32 logits at a time: what a CPU's cache holds, what keeps a GPU busy."""
+
+
+def softmax_gradient(logits: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted losses fp32 [S] and the gradient [S, V] of their sum; `logits` [S, V] may be overwritten."""
+    if has_triton(logits.device):
+        from dozan.kernels.cross_entropy_triton import gradient_in_place
+
+        return gradient_in_place(logits, target, weight), logits
+    logits = logits.float()
+    wanted, scale = target[:, None], weight[:, None]
+    log_sum = logits.logsumexp(-1, keepdim=True)
+    losses = (log_sum - logits.gather(1, wanted)) * scale
+    probability = logits.sub_(log_sum).exp_().mul_(scale)
+    return losses, probability.scatter_add_(1, wanted, -scale)
 
 
 class _SupervisedCrossEntropy(torch.autograd.Function):
@@ -24,13 +40,10 @@ class _SupervisedCrossEntropy(torch.autograd.Function):
         gradient = torch.empty_like(hidden)
         for start in range(0, len(hidden), rows):
             chunk = slice(start, start + rows)
-            logits = (hidden[chunk] @ embedding.T).float()
-            wanted, scale = target[chunk, None], weight[chunk, None]
-            log_sum = logits.logsumexp(-1, keepdim=True)
-            loss += ((log_sum - logits.gather(1, wanted)) * scale).sum()
-            probability = logits.sub_(log_sum).exp_().mul_(scale)
-            probability.scatter_add_(1, wanted, -scale)
-            gradient[chunk] = probability.to(embedding.dtype) @ embedding
+            logits = hidden[chunk] @ embedding.T
+            losses, d_logits = softmax_gradient(logits, target[chunk], weight[chunk])
+            loss += losses.sum()
+            torch.mm(d_logits.to(embedding.dtype), embedding, out=gradient[chunk])
         ctx.save_for_backward(gradient)
         return loss
 

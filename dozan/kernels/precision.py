@@ -1,8 +1,9 @@
-"""In which dtype a device computes fastest without losing what training needs."""
+"""What a device can do: the dtype it computes fastest in, and whether kernels can be compiled for it."""
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import time
 
 import torch
@@ -21,6 +22,14 @@ def training_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
     return torch.bfloat16 if _cpu_gain() >= _GAIN else torch.float32
+
+
+@functools.cache
+def has_triton(device: torch.device) -> bool:
+    """Whether Triton's kernels run there: an NVIDIA GPU of capability 8.0 or higher, and the package (torch's own)."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 @functools.cache

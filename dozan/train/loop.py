@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dozan.chat.encode import Tokens
 from dozan.errors import InputError, Interrupted
-from dozan.kernels import TrieAttention, supervised_cross_entropy
+from dozan.kernels import pack_attention, pack_multiple, supervised_cross_entropy
 from dozan.model.adapter import refresh, set_dropout
 from dozan.model.gemma3 import Gemma3
 from dozan.pack import Batch
@@ -205,9 +205,10 @@ def total_weight(rows: Sequence[Tokens]) -> float:
 
 def batch_loss(model: Gemma3, batch: Batch, step: int = 0, recompute: bool = False) -> Tensor:
     """The weighted sum of the losses of a batch's supervised tokens, an fp32 scalar; `step` draws the dropout."""
-    batch, config = batch.to(model.embedding.device), model.config
+    device, config = model.embedding.device, model.config
+    batch = batch.padded(pack_multiple(device)).to(device)
     set_dropout(model, batch.rows, batch.row_starts, step)
-    attend = TrieAttention(batch.position, batch.end, config.sliding_window, config.scale)
+    attend = pack_attention(batch.position, batch.end, config.sliding_window, config.scale)
     hidden = model(batch.ids, batch.position, attend, recompute)
     return supervised_cross_entropy(hidden.index_select(0, batch.at), model.embedding, batch.target, batch.weight)
 
