@@ -26,7 +26,7 @@ from dozan.model.gemma3 import Gemma3
 from dozan.model.weights import read_config, resolve_model
 from dozan.recipe import Recipe, load_recipe, override
 from dozan.rows.example import Example
-from dozan.rows.readers import read_rows
+from dozan.rows.readers import Say, read_rows
 from dozan.rows.splits import split_rows
 from dozan.train.checkpoint import write_text
 from dozan.train.plan import Plan, make_plan
@@ -86,14 +86,15 @@ def prepare(
     tokenizer = Tokenizer.load(folder)
     chosen = choose_recipe(folder, tokenizer, recipe, overrides)
     chat = detect_chat(tokenizer) if chosen.chat == "auto" else chat_format(chosen.chat)
-    examples, is_split = _rows(data, eval_data, chosen)
+    said: list[str] = []
+    examples, is_split = _rows(data, eval_data, chosen, said.append)
     findings = check_rows([*examples[0], *examples[1]], chat)
     overridden = count_rules(findings, "error")
     if not force:
         _refuse(findings)
     plan = make_plan(chosen, *_encode(examples, chat, tokenizer, folder, chosen))
     base = Base(_base_name(name, folder), hash_base(folder), chat.name)
-    notes = [f"rows: {count} x {rule} (an error, overridden)" for rule, count in overridden.items()]
+    notes = said + [f"rows: {count} x {rule} (an error, overridden)" for rule, count in overridden.items()]
     notes += [f"rows: {count} x {rule} (a warning)" for rule, count in count_rules(findings).items()]
     notes += _template_note(folder, chat, examples[0])
     if is_split:
@@ -154,20 +155,20 @@ def write_split(folder: Path, train: Sequence[Example], heldout: Sequence[Exampl
         write_text(folder / f"{name}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def _rows(data: Rows, eval_data: Rows | None, recipe: Recipe) -> tuple[Split, bool]:
-    """The rows to train on and those held out, and whether they were split here."""
-    examples = _read(data)
+def _rows(data: Rows, eval_data: Rows | None, recipe: Recipe, say: Say) -> tuple[Split, bool]:
+    """The rows to train on and those held out, and whether they were split here; `say` is told the shape found."""
+    examples = _read(data, say)
     if not examples:
         raise InputError("no rows to train on; give at least one")
     if eval_data is not None:
-        return (examples, _read(eval_data)), False
+        return (examples, _read(eval_data, say)), False
     if recipe.data.holdout == 0:
         return (examples, []), False
     return split_rows(examples, recipe.data.holdout, recipe.train.seed), True
 
 
-def _read(data: Rows) -> Sequence[Example]:
-    return read_rows(data) if isinstance(data, str | Path) else list(data)
+def _read(data: Rows, say: Say) -> Sequence[Example]:
+    return read_rows(data, say=say) if isinstance(data, str | Path) else list(data)
 
 
 def _encode(
