@@ -7,15 +7,26 @@ import random
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from scripts.mobile_actions_ar.dialects.base import TimeWords
+from dozan.rows.generate.moments import (
+    ARABIC_DIGITS,
+    PERIOD_HOURS,
+    day_phrase,
+    digits,
+    hour_text,
+    lasting,
+    pick,
+    random_now,
+    stamp,
+)
+from dozan.rows.generate.words import TimeWords
+
+__all__ = ["ARABIC_DIGITS", "digits", "stamp"]
 
 DAY_KINDS = {
     "train": {"today": 10, "tonight": 8, "tomorrow": 20, "after_tomorrow": 20, "weekday": 32, "next_week": 5,
     "in_days": 5}, "test": {"today": 14, "tonight": 8, "tomorrow": 30, "after_tomorrow": 13, "weekday": 24,
     "next_week": 3, "in_days": 4},
 }
-PERIOD_HOURS = {"morning": range(5, 12), "noon": range(12, 15), "afternoon": range(15, 18), "evening": range(17, 21),
-                "night": range(20, 24)}
 PERIOD_SHARES = {
     "set_alarm": {"morning": 60, "noon": 6, "afternoon": 12, "evening": 12, "night": 10},
     "create_calendar_event": {"morning": 34, "noon": 14, "afternoon": 20, "evening": 20, "night": 12},
@@ -29,7 +40,6 @@ RELATIVE_SHARE = 0.09
 TEST_SHARE = 6
 for _by_side in (DAY_KINDS, MINUTE_SHARES, LEAD_MINUTES, TIMER_MINUTES):
     _by_side["dev"] = _by_side["test"]
-ARABIC_DIGITS = str.maketrans("0123456789", "٠١٢٣٤٥٦٧٨٩")
 
 
 @dataclass(frozen=True)
@@ -43,63 +53,9 @@ class Moment:
     key: str
 
 
-def digits(text: str, rng: random.Random) -> str:
-    """The text with its digits in one of the two kinds, about as often each."""
-    return text.translate(ARABIC_DIGITS) if rng.random() < 0.5 else text
-
-
-def pick(shares: dict[str, int], rng: random.Random) -> str:
-    """A key drawn by its share."""
-    return rng.choices(list(shares), weights=list(shares.values()))[0]
-
-
-def random_now(rng: random.Random) -> datetime:
-    """A minute of waking hours between 2025 and 2027."""
-    day = datetime(2025, 1, 1) + timedelta(days=rng.randrange(1095))
-    return day + timedelta(minutes=rng.randrange(6 * 60, 23 * 60))
-
-
-def stamp(now: datetime) -> str:
-    """The developer turn that says what time it is."""
-    return f"Now is {now:%Y-%m-%dT%H:%M} {now:%A}"
-
-
 def side(key: str) -> str:
     """The side of the split that owns a time key; one key in six is for test."""
     return "test" if int(hashlib.sha256(key.encode()).hexdigest(), 16) % TEST_SHARE == 0 else "train"
-
-
-def lasting(words: TimeWords, minutes: int, rng: random.Random, worded: float = 0.35) -> tuple[str, bool]:
-    """A length of time as said, and whether its digits were said."""
-    if minutes in words.lasting and (rng.random() < worded or minutes in (1, 2) or minutes >= 60):
-        return words.lasting[minutes], False
-    assert minutes > 2, "one and two minutes need a word"
-    plural, singular = words.minute_words
-    return f"{digits(str(minutes), rng)} {plural if minutes <= 10 else singular}", True
-
-
-def day_phrase(words: TimeWords, kind: str, now: datetime, rng: random.Random) -> tuple[str, int]:
-    """A phrase for a day of the kind, and the days from now that it means."""
-    if kind == "weekday":
-        weekday = rng.randrange(7)
-        phrase = rng.choice(words.weekday_frames).format(w=words.weekdays[weekday])
-        return phrase, (weekday - now.weekday() - 1) % 7 + 1
-    phrase = rng.choice(words.days[kind])
-    if kind == "in_days":
-        number = rng.choice((3, 4, 5, 6, 10))
-        return phrase.format(n=digits(str(number), rng)), number
-    return phrase, {"today": 0, "tonight": 0, "tomorrow": 1, "after_tomorrow": 2, "next_week": 7}[kind]
-
-
-def hour_text(words: TimeWords, hour: int, minute: int, rng: random.Random) -> str:
-    """The hour (0 to 23) with its minutes: as digits, as 7:40, or in words."""
-    said = hour + 1 if minute == 45 else hour
-    number = (said - 1) % 12 + 1
-    if minute not in (0, 15, 30, 45) or (minute and rng.random() < 0.3):
-        return digits(f"{(hour - 1) % 12 + 1}:{minute:02d}", rng)
-    name = words.hours[number - 1] if rng.random() < 0.3 else digits(str(number), rng)
-    tail = {0: "", 15: words.quarter, 30: words.half, 45: words.quarter_to}[minute]
-    return f"{name} {tail}".strip()
 
 
 def clock_phrase(words: TimeWords, tool: str, where: str, night: bool, rng: random.Random) -> tuple[str, int, int]:

@@ -5,30 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class TimeWords:
-    """Time expressions of one variety.
-
-    `days` maps today, tonight, tomorrow, after_tomorrow, next_week and in_days to phrases ("{n}" is a number of days);
-    `weekdays` lists Monday first, `weekday_frames` are phrases around a weekday's name ("{w}"); `hours` are the words
-    for 1 to 12; `periods` maps morning, noon, afternoon, evening and night to words; `clocks` are phrases around an
-    hour ("{h}", its minutes included) and a period ("{p}"); `lasting` maps minutes to a phrase; `minute_words` are the
-    plural (3 to 10) and the singular (11 and over); `after` are the phrases before a length of time from now.
-    """
-
-    days: Mapping[str, tuple[str, ...]]
-    weekdays: tuple[str, ...]
-    weekday_frames: tuple[str, ...]
-    hours: tuple[str, ...]
-    periods: Mapping[str, tuple[str, ...]]
-    clocks: tuple[str, ...]
-    half: str
-    quarter: str
-    quarter_to: str
-    lasting: Mapping[int, str]
-    minute_words: tuple[str, str]
-    after: tuple[str, ...]
+from dozan.rows.generate.words import TimeWords
 
 
 @dataclass(frozen=True)

@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-from scripts.mobile_actions_ar.dialects.base import Dialect, Half, TimeWords
+from dozan.rows.generate.words import WORDS
+from scripts.mobile_actions_ar.dialects.base import Dialect, Half
 
-TIME = TimeWords(
-    days={"today": ("النهارده", "النهاردة"), "tonight": ("الليلة", "الليلة دي"), "tomorrow": ("بكرة", "بكره"),
-          "after_tomorrow": ("بعد بكرة", "بعد بكره"), "next_week": ("زي النهارده الأسبوع الجاي",),
-          "in_days": ("بعد {n} أيام", "كمان {n} أيام")},
-    weekdays=("الاتنين", "التلات", "الأربع", "الخميس", "الجمعة", "السبت", "الحد"),
-    weekday_frames=("يوم {w}", "يوم {w} الجاي", "{w} الجاي"),
-    hours=("واحدة", "اتنين", "تلاتة", "أربعة", "خمسة", "ستة", "سبعة", "تمانية", "تسعة", "عشرة", "حداشر", "اتناشر"),
-    periods={"morning": ("الصبح", "صباحًا"), "noon": ("الضهر",), "afternoon": ("العصر",),
-             "evening": ("مساءً", "المسا"), "night": ("بالليل", "بليل")},
-    clocks=("الساعة {h} {p}", "الساعة {h} {p}", "على {h} {p}"),
-    half="ونص", quarter="وربع", quarter_to="إلا ربع",
-    lasting={1: "دقيقة واحدة", 2: "دقيقتين", 5: "خمس دقايق", 10: "عشر دقايق", 15: "ربع ساعة", 20: "تلت ساعة",
-             30: "نص ساعة", 40: "أربعين دقيقة", 45: "خمسة وأربعين دقيقة", 50: "خمسين دقيقة", 60: "ساعة",
-             75: "ساعة وربع", 90: "ساعة ونص", 120: "ساعتين", 150: "ساعتين ونص", 180: "تلات ساعات", 240: "أربع ساعات"},
-    minute_words=("دقايق", "دقيقة"), after=("بعد", "كمان"),
-)
+TIME = WORDS["egyptian"]
 
 TRAIN = Half(
     frames={

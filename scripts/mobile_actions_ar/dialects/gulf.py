@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-from scripts.mobile_actions_ar.dialects.base import Dialect, Half, TimeWords
+from dozan.rows.generate.words import WORDS
+from scripts.mobile_actions_ar.dialects.base import Dialect, Half
 
-TIME = TimeWords(
-    days={"today": ("اليوم",), "tonight": ("الليلة", "هالليلة"), "tomorrow": ("بكرة", "باكر", "بكره"),
-          "after_tomorrow": ("بعد بكرة", "عقب باكر", "بعد باكر"), "next_week": ("مثل اليوم الأسبوع الجاي",),
-          "in_days": ("بعد {n} أيام", "عقب {n} أيام")},
-    weekdays=("الاثنين", "الثلاثا", "الأربعا", "الخميس", "الجمعة", "السبت", "الأحد"),
-    weekday_frames=("يوم {w}", "{w} الجاي", "يوم {w} الجاي"),
-    hours=("وحدة", "ثنتين", "ثلاث", "أربع", "خمس", "ست", "سبع", "ثمان", "تسع", "عشر", "إحدعش", "اثنعش"),
-    periods={"morning": ("الصبح", "الصباح"), "noon": ("الظهر",), "afternoon": ("العصر",), "evening": ("المسا",),
-             "night": ("بالليل", "في الليل")},
-    clocks=("الساعة {h} {p}", "الساعة {h} {p}", "على {h} {p}", "ع الساعة {h} {p}"),
-    half="ونص", quarter="وربع", quarter_to="إلا ربع",
-    lasting={1: "دقيقة وحدة", 2: "دقيقتين", 5: "خمس دقايق", 10: "عشر دقايق", 15: "ربع ساعة", 20: "ثلث ساعة",
-             30: "نص ساعة", 40: "أربعين دقيقة", 45: "خمس وأربعين دقيقة", 50: "خمسين دقيقة", 60: "ساعة",
-             75: "ساعة وربع", 90: "ساعة ونص", 120: "ساعتين", 150: "ساعتين ونص", 180: "ثلاث ساعات", 240: "أربع ساعات"},
-    minute_words=("دقايق", "دقيقة"), after=("بعد", "عقب"),
-)
+TIME = WORDS["gulf"]
 
 TRAIN = Half(
     frames={

@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-from scripts.mobile_actions_ar.dialects.base import Dialect, Half, TimeWords
+from dozan.rows.generate.words import WORDS
+from scripts.mobile_actions_ar.dialects.base import Dialect, Half
 
-TIME = TimeWords(
-    days={"today": ("اليوم",), "tonight": ("الليلة", "هالليلة"), "tomorrow": ("بكرا", "بكرة"),
-          "after_tomorrow": ("بعد بكرا", "بعد بكرة"), "next_week": ("متل اليوم الأسبوع الجاي",),
-          "in_days": ("بعد {n} أيام", "كمان {n} أيام")},
-    weekdays=("التنين", "التلاتا", "الأربعا", "الخميس", "الجمعة", "السبت", "الأحد"),
-    weekday_frames=("يوم {w}", "يوم {w} الجاي", "{w} الجاي", "نهار {w}"),
-    hours=("وحدة", "تنتين", "تلاتة", "أربعة", "خمسة", "ستة", "سبعة", "تمانة", "تسعة", "عشرة", "حدعش", "طنعش"),
-    periods={"morning": ("الصبح",), "noon": ("الضهر",), "afternoon": ("العصر",), "evening": ("المسا",),
-             "night": ("بالليل", "الليل")},
-    clocks=("الساعة {h} {p}", "الساعة {h} {p}", "ع الساعة {h} {p}", "على {h} {p}"),
-    half="ونص", quarter="وربع", quarter_to="إلا ربع",
-    lasting={1: "دقيقة وحدة", 2: "دقيقتين", 5: "خمس دقايق", 10: "عشر دقايق", 15: "ربع ساعة", 20: "تلت ساعة",
-             30: "نص ساعة", 40: "أربعين دقيقة", 45: "خمسة وأربعين دقيقة", 50: "خمسين دقيقة", 60: "ساعة",
-             75: "ساعة وربع", 90: "ساعة ونص", 120: "ساعتين", 150: "ساعتين ونص", 180: "تلت ساعات", 240: "أربع ساعات"},
-    minute_words=("دقايق", "دقيقة"), after=("بعد", "كمان"),
-)
+TIME = WORDS["levantine"]
 
 TRAIN = Half(
     frames={

@@ -2,25 +2,10 @@
 
 from __future__ import annotations
 
-from scripts.mobile_actions_ar.dialects.base import Dialect, Half, TimeWords
+from dozan.rows.generate.words import WORDS
+from scripts.mobile_actions_ar.dialects.base import Dialect, Half
 
-TIME = TimeWords(
-    days={"today": ("اليوم", "ليوم"), "tonight": ("الليلة", "هاد الليلة"), "tomorrow": ("غدا", "غدوة"),
-          "after_tomorrow": ("بعد غدا", "بعد غدوة"), "next_week": ("بحال اليوم السيمانة الجاية",),
-          "in_days": ("بعد {n} أيام", "من هنا {n} أيام")},
-    weekdays=("الاثنين", "الثلاثاء", "الأربعاء", "الخميس", "الجمعة", "السبت", "الأحد"),
-    weekday_frames=("نهار {w}", "{w} الجاي", "نهار {w} الجاي"),
-    hours=("الوحدة", "الجوج", "التلاتة", "الربعة", "الخمسة", "الستة", "السبعة", "التمنية", "التسعود", "العشرة",
-           "الحداش", "الطناش"),
-    periods={"morning": ("الصباح",), "noon": ("النهار",), "afternoon": ("العشية",), "evening": ("العشية",),
-             "night": ("الليل",)},
-    clocks=("مع {h} ديال {p}", "الساعة {h} ديال {p}", "على {h} ديال {p}", "مع {h} د {p}"),
-    half="ونص", quarter="وربع", quarter_to="إلا ربع",
-    lasting={1: "دقيقة وحدة", 2: "جوج دقايق", 5: "خمس دقايق", 10: "عشر دقايق", 15: "ربع ساعة", 20: "تلت ساعة",
-             30: "نص ساعة", 40: "ربعين دقيقة", 45: "خمسة وربعين دقيقة", 50: "خمسين دقيقة", 60: "ساعة",
-             75: "ساعة وربع", 90: "ساعة ونص", 120: "ساعتين", 150: "ساعتين ونص", 180: "تلات سوايع", 240: "ربع سوايع"},
-    minute_words=("دقايق", "دقيقة"), after=("بعد", "من هنا"),
-)
+TIME = WORDS["maghrebi"]
 
 TRAIN = Half(
     frames={
