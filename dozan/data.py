@@ -19,15 +19,17 @@ if TYPE_CHECKING:
     from dozan.check.engine import Progress
     from dozan.check.finding import Rule
     from dozan.check.fix import FixResult
+    from dozan.check.generate import Generated
     from dozan.check.prepare import Prepared
     from dozan.check.report import Report
     from dozan.check.show import Shown
+    from dozan.check.split import SplitRows
     from dozan.check.stats import Stats
     from dozan.rows.example import Example
     from dozan.rows.readers import Say
     from dozan.rows.records import Broken
 
-__all__ = ["check", "fix", "prepare", "rules", "show", "stats"]
+__all__ = ["check", "fix", "generate", "prepare", "rules", "show", "split", "stats"]
 
 
 def check(
@@ -116,6 +118,26 @@ def prepare(
     from dozan.check.prepare import prepare as prepare_files
 
     return prepare_files(_listed(files), out, eval_data, holdout, seed, only, except_, shape, dataset=dataset, say=say)
+
+
+def split(
+    files: Sequence[str | Path] | str | Path, out: str | Path, holdout: float = 0.1, seed: int = 0,
+    shape: str | None = None, say: Say | None = None,
+) -> SplitRows:  # fmt: skip
+    """The rows as they are on two sides that share no pattern and no near-duplicate: see `dozan.check.split.split`."""
+    from dozan.check.split import split as split_files
+
+    return split_files(_listed(files), out, holdout, seed, shape, say)
+
+
+def generate(
+    tools: str | Path, lexicon: str | Path, out: str | Path, eval_out: str | Path | None = None, rows: int = 500,
+    seed: int = 0, dialects: Sequence[str] = (), holdout: float = 0.1,
+) -> Generated:  # fmt: skip
+    """Rows for tools of one's own, of a lexicon of sentence patterns: see `dozan.check.generate.generate`."""
+    from dozan.check.generate import generate as generate_files
+
+    return generate_files(tools, lexicon, out, eval_out, rows, seed, dialects, holdout)
 
 
 def _listed(files: Sequence[str | Path] | str | Path) -> Sequence[str | Path]:

@@ -68,7 +68,7 @@ def prepare(
     names = ["dataset.json"] if dataset else [f"{side}.jsonl" for side in sides]
     paths = [folder / name for name in (*LOGS, *names, MANIFEST)]
     with tempfile.TemporaryFile(prefix="dozan-rows-") as kept, staged(paths) as written:
-        rows = _Rows(kept)
+        rows = KeptRows(kept)
         for part, is_eval in ((files, False), (eval_files, True)):
             outcomes = repaired_rows(part, chosen, shape, chat, say) if part else ()
             rows.gather(log_repairs(outcomes, written[: len(LOGS)]), tally, is_eval)
@@ -110,7 +110,7 @@ def read_manifest(folder: str | Path) -> dict[str, Json]:
     return manifest
 
 
-class _Rows:
+class KeptRows:
     """The rows that are kept: their lines in a file, and in memory what divides them, some 150 bytes a row."""
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -157,7 +157,7 @@ class _Rows:
         return {side: dict(sorted(count.items())) for side, count in zip(SIDES, counts, strict=True)}
 
 
-def _write_sides(rows: _Rows, written: Sequence[IO[bytes]], dataset: bool) -> None:
+def _write_sides(rows: KeptRows, written: Sequence[IO[bytes]], dataset: bool) -> None:
     """The rows by side, or as one JSON array in which each says its side."""
     if not dataset:
         for line, is_eval in rows.lines():

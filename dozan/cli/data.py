@@ -125,6 +125,47 @@ def prepare(
 
 
 @app.command()
+def split(
+    files: Files,
+    out: Annotated[Path, typer.Option(help="The folder for both files.", metavar="DIR")],
+    holdout: Holdout = 0.1,
+    seed: Seed = 0,
+    shape: Shape = None,
+) -> None:
+    """Divide rows so that near-duplicates and patterns do not leak."""
+    import dozan.data as data
+
+    done = data.split(files, out, holdout, seed, shape, _say)
+    words = f"{done.groups:,} groups of {done.patterns:,} sentence patterns"
+    typer.echo(f"{done.train_rows:,} rows to train on, {done.eval_rows:,} to evaluate on, {words}: {out}")
+
+
+@app.command()
+def generate(
+    tools: Annotated[Path, typer.Option(help="The tools, a JSON array.", metavar="FILE")],
+    lexicon: Annotated[Path, typer.Option(help="Patterns and values, YAML.", metavar="FILE")],
+    out: Annotated[Path, typer.Option(help="The JSONL file to write.", metavar="FILE")],
+    rows: Annotated[int, typer.Option(min=1, help="In both files together.", metavar="N")] = 500,
+    seed: Annotated[int, typer.Option(help="Of the draw.", metavar="N")] = 0,
+    dialects: Annotated[
+        str | None, typer.Option(help="Separated by commas.", show_default="all", metavar="NAMES")
+    ] = None,
+    eval_out: Annotated[Path | None, typer.Option(help="Hold rows out, into this.", metavar="FILE")] = None,
+    holdout: Holdout = 0.1,
+) -> None:
+    """Make Arabic rows for your tools from patterns and values."""
+    import dozan.data as data
+
+    names = [name.strip() for name in (dialects or "").split(",") if name.strip()]
+    done = data.generate(tools, lexicon, out, eval_out, rows, seed, names, holdout)
+    for counts in (done.dialects, done.kinds, done.tools):
+        typer.echo(", ".join(f"{name} {count}" for name, count in counts.items()))
+    for found in done.warnings:
+        typer.echo(f"warning {found.code} {found.rule.title}: {found.message}", err=True)
+    typer.echo(f"{done.train_rows + done.eval_rows:,} rows, no error: {', '.join(map(str, done.files))}")
+
+
+@app.command()
 def show(
     file: OneFile,
     row: Annotated[list[str] | None, typer.Option(help="A row's id, or its line.", metavar="ID|N")] = None,
