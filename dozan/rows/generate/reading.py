@@ -185,7 +185,7 @@ class _Reader:
         for tool, block in self._tool_blocks(value, "patterns", where):
             patterns[tool] = tuple(self._patterns(block, tool, name, f"{where}.patterns.{tool}"))
         for tool in self.tools:
-            if not patterns.get(tool):
+            if not self._mapping(value, "patterns", where).get(tool):
                 message = "no patterns; write some, or leave the dialect out (--dialects), or the tool"
                 self.say(line_of(value), f"{where}.patterns.{tool}", message)
         clauses = tuple(clause for tool, block in self._tool_blocks(value, "clauses", where)

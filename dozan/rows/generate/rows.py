@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -134,25 +135,44 @@ def cells(pools: Pools, rows: int) -> Cells:
 
 
 def possible(pools: Pools, dialect: Dialect, what: str) -> int:
-    """How many requests of a cell differ after folding, about: combinations of frames, values and politeness."""
-    if what == NO_CALL:
-        return len({fold(request) for pair in pools.pairs[dialect.name] for request in pair.requests})
+    """How many requests of a cell differ after folding: combinations of frames, values and politeness.
+
+    Requests without slots that an earlier dialect has too are counted there.
+    """
     if what == PARALLEL:
         sizes = [
-            (clause.tool, _said(pools, dialect, clause.frames, clause.tool)) for clause in pools.clauses[dialect.name]
+            (clause.tool, _filled(pools, dialect, clause.frames, clause.tool) + len(_plain(clause.frames)))
+            for clause in pools.clauses[dialect.name]
         ]
         return sum(a * b for tool, a in sizes for other, b in sizes if tool != other) * len(set(dialect.joins))
-    frames = [frame for pattern in pools.patterns[dialect.name, what] for frame in pattern.frames]
-    return _said(pools, dialect, frames, what) * (1 + len(set(dialect.openers)) + len(set(dialect.tails)))
+    plain = _plain(_frames(pools, dialect, what))
+    for earlier in pools.lexicon.dialects:
+        if earlier is dialect:
+            break
+        plain -= _plain(_frames(pools, earlier, what))
+    if what == NO_CALL:
+        return len(plain)
+    polite_ways = 1 + len(set(dialect.openers)) + len(set(dialect.tails))
+    return (len(plain) + _filled(pools, dialect, _frames(pools, dialect, what), what)) * polite_ways
 
 
-def _said(pools: Pools, dialect: Dialect, frames: Sequence[str], tool: str) -> int:
+def _frames(pools: Pools, dialect: Dialect, what: str) -> list[str]:
+    if what == NO_CALL:
+        return [request for pair in pools.pairs[dialect.name] for request in pair.requests]
+    return [frame for pattern in pools.patterns[dialect.name, what] for frame in pattern.frames]
+
+
+def _plain(frames: Sequence[str]) -> set[str]:
+    """The frames that have no slot, folded."""
+    return {fold(frame) for frame in frames if not slots(frame)}
+
+
+def _filled(pools: Pools, dialect: Dialect, frames: Sequence[str], tool: str) -> int:
+    """In how many ways the frames that have slots can be filled."""
     total = 0
     for frame in {fold(frame): frame for frame in frames}.values():
-        count = 1
-        for argument in {slot.partition(".")[0] for slot in slots(frame)}:
-            count *= ways(pools, dialect.name, tool, argument)
-        total += count
+        named = {slot.partition(".")[0] for slot in slots(frame)}
+        total += math.prod(ways(pools, dialect.name, tool, argument) for argument in named) if named else 0
     return total
 
 
@@ -164,7 +184,7 @@ def _refuse_too_many(sides: Sequence[tuple[Pools, int]], rows: int) -> None:
     least, most = 0, rows
     while most - least > 1:
         middle = (least + most) // 2
-        fits = not any(_short(pools, round(middle * wanted / rows)) for pools, wanted in sides)
+        fits = not any(list(_short(pools, round(middle * wanted / rows))) for pools, wanted in sides)
         least, most = (middle, most) if fits else (least, middle)
     said = f"ask for {least} rows at most (--rows {least})" if least else "no number of rows is possible so far"
     raise InputError(

@@ -63,7 +63,8 @@ def misfit(value: Json, schema: Mapping[str, Json]) -> str:
     allowed = schema.get("enum")
     if isinstance(allowed, list) and value not in allowed:
         listed = ", ".join(map(str, allowed[:12]))
-        return f"{value!r:.60} is not in the enum; write the words said and one of its values, as - أحمر: {listed}"
+        given = f"{value!r:.60} is not in the enum ({listed})"
+        return f"{given}; write the words and what they mean, as - {value}: {allowed[0] if allowed else ''}"
     return ""
 
 
