@@ -1,4 +1,4 @@
-"""`data generate`: the phone lexicon gives balanced rows that check passes, twice the same; lexicon errors name lines."""
+"""`data generate`: the phone lexicon gives balanced rows that check passes, twice the same; errors name lines."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ import dozan.data
 from dozan.check.generate import Generated
 from dozan.errors import InputError
 from dozan.rows.arabic import ascii_digits, fold
-from dozan.rows.generate.rows import generate_rows
+from dozan.rows.generate.pools import divided, whole
+from dozan.rows.generate.reading import read_lexicon
+from dozan.rows.generate.rows import cells, generate_rows
+from dozan.rows.generate.tools import read_tools_file
 
 ROOT = Path(__file__).parents[1]
 TOOLS = ROOT / "dozan" / "assets" / "mobile_actions_ar" / "tools.json"
 LEXICON = ROOT / "examples" / "lexicon_phone_ar.yaml"
+TOMORROW = re.compile(r"(?<!بعد )(?<!عقب )\b(?:بكرة|بكره|بكرا|باكر|غدًا|غدوة)(?!\w)")
 Row = dict[str, Any]
 Made = tuple[Generated, list[Row], list[Row]]
 
@@ -87,6 +91,26 @@ def test_sides_share_neither_patterns_nor_values_nor_times(made: Made) -> None:
     assert nows[0].isdisjoint(nows[1])
 
 
+def test_pools_are_divided_and_cells_even() -> None:
+    lexicon = read_lexicon(LEXICON, read_tools_file(TOOLS)[1])
+    train, held = divided(lexicon, 0.2, seed=5)
+    values = [{fold(value.said) for found in pools.values.values() for value in found} for pools in (train, held)]
+    assert values[0].isdisjoint(values[1]) and len(values[1]) == pytest.approx(
+        0.2 * len(values[0] | values[1]), rel=0.25
+    )
+    numbers = [set(pools.numbers["gulf", "set_timer", "minutes"]) for pools in (train, held)]
+    assert numbers[0].isdisjoint(numbers[1]) and numbers[0] | numbers[1] == set(range(1, 91))
+    keys = [f"بكرة {hour:02d}:{minute:02d}" for hour in range(24) for minute in range(60)]
+    assert all(train.owns(key) != held.owns(key) for key in keys)
+    assert sum(map(held.owns, keys)) == pytest.approx(0.2 * len(keys), rel=0.2)
+    counts = cells(whole(lexicon), 533)
+    tools = Counter[str]()
+    for (_, what), count in counts.items():
+        tools[what] += count
+    assert sum(counts.values()) == 533
+    assert max(tools[name] for name in lexicon.tools) - min(tools[name] for name in lexicon.tools) <= 1
+
+
 def test_check_finds_no_leak_between_the_sides(made: Made) -> None:
     done, _, _ = made
     report = dozan.data.check(done.files[0], eval_data=[done.files[1]])
@@ -95,7 +119,7 @@ def test_check_finds_no_leak_between_the_sides(made: Made) -> None:
 
 def test_values_stand_in_the_request_and_times_are_counted_from_now(made: Made) -> None:
     _, train, held = made
-    moments = 0
+    moments = tomorrows = in_digits = 0
     for row in train + held:
         now = datetime.fromisoformat(row["messages"][1]["content"].split()[2])
         request = ascii_digits(said(row))
@@ -104,16 +128,16 @@ def test_values_stand_in_the_request_and_times_are_counted_from_now(made: Made) 
                 if name == "datetime":
                     moments += 1
                     assert now < datetime.fromisoformat(value) <= now + timedelta(days=11)
-                    if (
-                        re.search(r"(?<!بعد )\b(?:بكرة|بكره|بكرا|باكر|غدًا|غدوة)(?!\w)", request)
-                        and "عقب" not in request
-                    ):
-                        assert value[:10] in {str((now + timedelta(days=n)).date()) for n in (1, 2)}
+                    if TOMORROW.search(request):
+                        tomorrows += 1
+                        assert value[:10] == str((now + timedelta(days=1)).date()), row["id"]
                 elif name == "minutes":
-                    assert str(value) in request or not re.search(rf"\b{value}\b", request)
+                    numbers = re.findall(r"\d+", request) if row["kind"] == "call" else []
+                    assert numbers in ([], [str(value)])
+                    in_digits += len(numbers)
                 else:
                     assert value in request, row["id"]
-    assert moments > 60
+    assert moments > 60 and tomorrows > 10 and in_digits > 10
 
 
 def test_same_seed_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
@@ -155,7 +179,8 @@ HOME = [
         "day": {"type": "string", "format": "date", "description": "YYYY-MM-DD"}}, "required": ["at"]}},
 ]  # fmt: skip
 HOME_LEXICON: Row = {
-    "kinds": {"level": {"kind": "number", "from": 5, "to": 100, "step": 5}, "wait": {"kind": "duration", "unit": "seconds"}},
+    "kinds": {"level": {"kind": "number", "from": 5, "to": 100, "step": 5},
+              "wait": {"kind": "duration", "unit": "seconds"}},
     "values": {"room": {"all": ["المطبخ", "الصالة", "الممر", "المكتب", "السطح", "الحمام"], "egyptian": ["أوضة النوم"]},
                "state": [{"منور": "on"}, {"مطفي": "off"}]},
     "dialects": {"egyptian": {
