@@ -127,3 +127,15 @@ def test_many_errors_are_cut_at_twenty() -> None:
     findings = check_rows([row({"city": "الرياض"}, name="x")] * 23, FUNCTIONGEMMA)
     with pytest.raises(InputError, match=r"\.\.\. and 3 more"):
         refuse_errors(findings)
+
+
+def test_a_few_disagreements_with_schemas_are_trained_and_many_are_not() -> None:
+    sound, missing = row({"city": "الرياض"}), row({})
+    few = check_rows([*[sound] * 19, missing], FUNCTIONGEMMA)
+    assert count_rules(few, "error") == {"missing-argument": 1}
+    refuse_errors(few, rows=20)
+    with pytest.raises(InputError, match="missing-argument"):
+        refuse_errors(few, rows=19)
+    unknown = check_rows([*[sound] * 99, row({"city": "الرياض"}, name="get_wether")], FUNCTIONGEMMA)
+    with pytest.raises(InputError, match="get_wether"):
+        refuse_errors(unknown, rows=100)

@@ -178,7 +178,7 @@ class Layer(nn.Module):
         return self.after(x, attend(self.index, self.sliding, *self.before(x, rope)))
 
     def before(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """What attention takes. It and `after` know nothing of the layer's place, so that one compilation serves all."""
+        """What attention takes. It and `after` know nothing of the layer's place: one compilation serves all layers."""
         q, k, v = self.self_attn(self.input_layernorm(x), rope)
         return q, k, v
 

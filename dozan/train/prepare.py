@@ -91,10 +91,10 @@ def prepare(
     findings = check_rows([*examples[0], *examples[1]], chat)
     overridden = count_rules(findings, "error")
     if not force:
-        _refuse(findings)
+        _refuse(findings, sum(map(len, examples)))
     plan = make_plan(chosen, *_encode(examples, chat, tokenizer, folder, chosen))
     base = Base(_base_name(name, folder), hash_base(folder), chat.name)
-    notes = said + [f"rows: {count} x {rule} (an error, overridden)" for rule, count in overridden.items()]
+    notes = said + [f"rows: {count} x {rule} (an error, trained all the same)" for rule, count in overridden.items()]
     notes += [f"rows: {count} x {rule} (a warning)" for rule, count in count_rules(findings).items()]
     notes += _template_note(folder, chat, examples[0])
     if is_split:
@@ -102,10 +102,10 @@ def prepare(
     return Job(plan, base, folder, examples if is_split else None, tuple(notes), overridden)
 
 
-def _refuse(findings: Sequence[Finding]) -> None:
+def _refuse(findings: Sequence[Finding], rows: int) -> None:
     """Raises InputError for errors of the checks, with the ways out."""
     try:
-        refuse_errors(findings)
+        refuse_errors(findings, rows)
     except InputError as error:
         ways = "repair them with dozan data fix, or train on them all the same with --force, which the run records"
         raise InputError(f"{error}\n{ways}") from None
