@@ -48,7 +48,14 @@ UNKNOWN_ARGUMENT = Rule(
     "Correct the name, or declare it.",
 )
 WRONG_TYPE = Rule(
-    "DZ404", "wrong-type", "error", "row", "A value of another type than declared", _REFUSED, "Give the declared type."
+    "DZ404",
+    "wrong-type",
+    "error",
+    "row",
+    "A value of another type than declared",
+    _REFUSED,
+    "Give the declared type.",
+    True,
 )
 OUTSIDE_ENUM = Rule(
     "DZ405",
@@ -58,6 +65,7 @@ OUTSIDE_ENUM = Rule(
     "A value that the enum does not have",
     _REFUSED,
     "Use one of the enum's values, or add it there.",
+    True,
 )
 OUTSIDE_LIST = Rule(
     "DZ406",
@@ -67,6 +75,7 @@ OUTSIDE_LIST = Rule(
     "A value outside the list in its description",
     "The description says which values are supported; the model learns to ignore it.",
     "Use a listed value, or extend the list.",
+    True,
 )
 BROKEN_CONSTRAINT = Rule(
     "DZ407",

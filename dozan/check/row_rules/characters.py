@@ -87,6 +87,7 @@ OVERRIDE = Rule(
     "U+202D or U+202E, which turn the reading order",
     "What a reader sees is not what the model reads: a security risk.",
     "Take it out.",
+    True,
 )
 BIDI = Rule(
     "DZ511", "bidi-control", "warning", "row", "A bidi control", _UNSEEN, "Take it out; isolate when showing.", True

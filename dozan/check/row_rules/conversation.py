@@ -75,6 +75,7 @@ CONTROL_IN_TEXT = Rule(
     "A control token is spelt out in a message",
     "Here it is encoded as plain text, but other runtimes read it as the token: an injection.",
     "Take it out.",
+    True,
 )
 UNKNOWN_RESPONSE = Rule(
     "DZ227",

@@ -96,7 +96,6 @@ NO_PROPERTIES = Rule(
     "Parameters given without properties",
     "What stands beside type is no declaration: the prompt shows a tool without parameters.",
     'Write {"type": "object", "properties": {...}}.',
-    True,
 )
 
 RULES = Catalog([
