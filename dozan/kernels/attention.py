@@ -44,20 +44,31 @@ class TrieAttention:
         self.scale = scale
         self._full = _plan(position, end, None)
         self._sliding = _plan(position, end, window)
+        self._biases: dict[tuple[bool, torch.dtype, int], list[Tensor]] = {}
 
     def __call__(self, layer: int, sliding: bool, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q [T, H, E], k, v [T, K, E] -> [T, H, E]."""
         plan = self._sliding if sliding else self._full
-        parts = torch.cat([self._attend(group, q, k, v) for group in plan.groups])
-        return F.embedding(plan.place, parts.flatten(1)).view_as(q)
+        biases = self._bias(sliding, q.dtype, q.shape[1] // k.shape[1])
+        parts = [self._attend(group, bias, q, k, v) for group, bias in zip(plan.groups, biases, strict=True)]
+        return F.embedding(plan.place, torch.cat(parts).flatten(1)).view_as(q)
 
-    def _attend(self, group: _Group, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _bias(self, sliding: bool, dtype: torch.dtype, queue: int) -> list[Tensor]:
+        """What is added to the scores of each group, [B, 1, queue * BLOCK, N]: made once, for all layers of a kind."""
+        key = (sliding, dtype, queue)
+        if key not in self._biases:
+            plan = self._sliding if sliding else self._full
+            unseen = [~group.mask.repeat(1, 1, queue, 1) for group in plan.groups]
+            self._biases[key] = [torch.zeros(m.shape, dtype=dtype, device=m.device).masked_fill_(m, float("-inf"))
+                                 for m in unseen]  # fmt: skip
+        return self._biases[key]
+
+    def _attend(self, group: _Group, bias: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         shared = k.shape[1]
         queries, keys, values = _gather(q, group.queries), _gather(k, group.keys), _gather(v, group.keys)
         # The query heads of a key head queue up as more queries, so that keys are neither copied nor expanded.
         queries = queries.unflatten(1, (shared, -1)).flatten(2, 3)  # [B, K, H / K * BLOCK, E]
-        mask = group.mask.repeat(1, 1, q.shape[1] // shared, 1)
-        out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=self.scale)
+        out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, scale=self.scale)
         out = out.unflatten(2, (-1, BLOCK)).flatten(1, 2)  # [B, H, BLOCK, E]
         return out.transpose(1, 2).flatten(0, 1)  # [B * BLOCK, H, E]
 

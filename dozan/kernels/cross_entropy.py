@@ -26,10 +26,12 @@ def softmax_gradient(logits: Tensor, target: Tensor, weight: Tensor) -> tuple[Te
         return gradient_in_place(logits, target, weight), logits
     logits = logits.float()
     wanted, scale = target[:, None], weight[:, None]
-    log_sum = logits.logsumexp(-1, keepdim=True)
-    losses = (log_sum - logits.gather(1, wanted)) * scale
-    probability = logits.sub_(log_sum).exp_().mul_(scale)
-    return losses, probability.scatter_add_(1, wanted, -scale)
+    # In place from here on: a temporary of this size costs more than what is computed with it.
+    logits -= logits.amax(-1, keepdim=True)
+    right = logits.gather(1, wanted)
+    total = logits.exp_().sum(-1, keepdim=True)
+    losses = (total.log() - right) * scale
+    return losses, logits.mul_(scale / total).scatter_add_(1, wanted, -scale)
 
 
 class _SupervisedCrossEntropy(torch.autograd.Function):
