@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import random
 
 import pytest
 import torch
 from torch import Tensor
 
-os.environ.setdefault("TRITON_INTERPRET", "1")
 pytest.importorskip("triton")
 
-from dozan.chat.encode import Tokens  # noqa: E402
-from dozan.kernels import reference  # noqa: E402
-from dozan.kernels.attention_triton import PADDED, TritonTrieAttention, visible_blocks  # noqa: E402
-from dozan.kernels.cross_entropy_triton import gradient_in_place  # noqa: E402
-from dozan.pack import Batch, pack_rows  # noqa: E402
+from dozan.chat.encode import Tokens
+from dozan.kernels import reference
+from dozan.kernels.attention_triton import PADDED, TritonTrieAttention, visible_blocks
+from dozan.kernels.cross_entropy_triton import gradient_in_place
+from dozan.pack import Batch, pack_rows
 
 WINDOW, SCALE = 37, 0.2
 
