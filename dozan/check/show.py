@@ -11,7 +11,7 @@ from typing import Literal
 
 from dozan.chat.format import ChatFormat
 from dozan.chat.tokenizer import Tokenizer
-from dozan.chat.tokens import END_TURN, START_TURN
+from dozan.chat.tokens import END_TURN, START_CALL, START_DECLARATION, START_RESPONSE, START_TURN
 from dozan.check.encoded import Encoded, encode_examples
 from dozan.check.sharing import common_prefix, key
 from dozan.errors import InputError
@@ -39,6 +39,15 @@ class Piece:
     control: bool = False
     stop: bool = False
     shared: int = 0
+
+    @property
+    def begins_line(self) -> bool:
+        """Whether a view puts it on a line of its own: declarations, calls and responses."""
+        return self.control and not self.stop and self.text in (START_DECLARATION, START_CALL, START_RESPONSE)
+
+
+Numbered = tuple[int, Piece]
+"""A token with its place in the row."""
 
 
 @dataclass(frozen=True)
@@ -200,3 +209,18 @@ def _parts(row: Encoded) -> list[Part]:
         inside = body[0] <= start and end <= body[1]
         parts.append("trained" if weight > 0 else "masked" if inside else "context")
     return parts
+
+
+def lines_of(pieces: Iterable[Numbered]) -> Iterator[list[Numbered]]:
+    """A turn's tokens in lines: after each line break, and before what begins a line."""
+    line: list[Numbered] = []
+    for number, piece in pieces:
+        if line and piece.begins_line:
+            yield line
+            line = []
+        line.append((number, piece))
+        if piece.text.endswith("\n"):
+            yield line
+            line = []
+    if line:
+        yield line

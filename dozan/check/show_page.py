@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from html import escape
 from itertools import groupby
 from pathlib import Path
 
-from dozan.chat.tokens import START_CALL, START_DECLARATION, START_RESPONSE
-from dozan.check.show import Piece, Shown, Turn
+from dozan.check.show import Numbered, Piece, Shown, Turn, lines_of
 from dozan.check.show_text import describe
 from dozan.check.visible import visible
 from dozan.html.page import RIGHT_TO_LEFT, isolated, page
@@ -37,9 +36,7 @@ summary { cursor: pointer; } summary small { font-weight: 400; margin-inline-sta
 .refused { color: var(--bad); }
 """.strip()  # noqa: E501
 
-_BREAK_BEFORE = (START_DECLARATION, START_CALL, START_RESPONSE)
 _SHORT = 48
-_Numbered = tuple[int, Piece]
 
 
 def write_page(path: str | Path, title: str, rows: Sequence[Shown]) -> None:
@@ -94,33 +91,18 @@ def _folded(turn: Turn, whole: str) -> str:
     return f"<details><summary>{words}</summary>{whole}</details>"
 
 
-def _turn(turn: Turn, pieces: Sequence[_Numbered], marks: dict[int, int]) -> str:
-    lines = "".join(_line(line, marks) for line in _lines(pieces))
+def _turn(turn: Turn, pieces: Sequence[Numbered], marks: dict[int, int]) -> str:
+    lines = "".join(_line(line, marks) for line in lines_of(pieces))
     return (
         f'<div class="turn"><div class="role">{escape(turn.role or "text")}</div><div class="lines">{lines}</div></div>'
     )
 
 
-def _lines(pieces: Sequence[_Numbered]) -> Iterator[list[_Numbered]]:
-    """The turn's lines; declarations, calls and responses begin one of their own."""
-    line: list[_Numbered] = []
-    for number, piece in pieces:
-        if line and piece.control and piece.text in _BREAK_BEFORE and not piece.stop:
-            yield line
-            line = []
-        line.append((number, piece))
-        if piece.text.endswith("\n"):
-            yield line
-            line = []
-    if line:
-        yield line
-
-
-def _line(line: Sequence[_Numbered], marks: dict[int, int]) -> str:
+def _line(line: Sequence[Numbered], marks: dict[int, int]) -> str:
     """A line in its own direction, or of several isolated stretches between control tokens, left to right."""
     stretches = [(control, list(some)) for control, some in groupby(line, key=lambda item: item[1].control)]
     texts = [some for control, some in stretches if not control and any(p.text.strip() for _, p in some)]
-    alone = len(texts) == 1 and not any(p.control and p.text in _BREAK_BEFORE and not p.stop for _, p in line)
+    alone = len(texts) == 1 and not any(p.begins_line for _, p in line)
     parts = []
     for control, some in stretches:
         drawn = "".join(_token(piece, marks.get(number)) for number, piece in some)

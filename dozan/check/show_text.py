@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import groupby
 
 from rich.console import Console
 from rich.text import Text
 
-from dozan.chat.tokens import START_CALL, START_DECLARATION, START_RESPONSE
-from dozan.check.show import Part, Piece, Shown
+from dozan.check.show import Numbered, Part, Shown, lines_of
 from dozan.check.visible import isolate, visible
 
 STYLES: dict[Part, str] = {"trained": "bold green", "context": "default", "masked": "yellow"}
 _SIGNS: dict[Part, tuple[str, str]] = {"trained": ("⟦", "⟧"), "context": ("", ""), "masked": ("‹", "›")}
 _STOP, _LINE_END = "■", "↵"
-_BREAK_BEFORE = (START_DECLARATION, START_CALL, START_RESPONSE)
-_Numbered = tuple[int, Piece]
 
 
 def print_row(shown: Shown, console: Console) -> None:
@@ -32,7 +28,7 @@ def print_row(shown: Shown, console: Console) -> None:
     for turn in shown.turns:
         console.print(Text(f"\n{turn.role or 'text'}", "bold underline"))
         pieces = [next(numbered) for _ in turn.pieces]
-        for line in _lines(pieces):
+        for line in lines_of(pieces):
             console.print(_line(line, marks, colours), soft_wrap=True)
     for repair in shown.repairs:
         console.print(Text(f"repaired: {visible(repair)}", "magenta"), soft_wrap=True)
@@ -58,21 +54,7 @@ def _legend(colours: bool) -> Text:
     return legend.append("  ┊n┊ up to here n other rows are the same", "cyan")
 
 
-def _lines(pieces: list[_Numbered]) -> Iterator[list[_Numbered]]:
-    line: list[_Numbered] = []
-    for number, piece in pieces:
-        if line and piece.control and piece.text in _BREAK_BEFORE and not piece.stop:
-            yield line
-            line = []
-        line.append((number, piece))
-        if piece.text.endswith("\n"):
-            yield line
-            line = []
-    if line:
-        yield line
-
-
-def _line(line: list[_Numbered], marks: dict[int, int], colours: bool) -> Text:
+def _line(line: list[Numbered], marks: dict[int, int], colours: bool) -> Text:
     """Stretches of one part; a stretch of plain text is isolated, so that Arabic runs right to left inside it."""
 
     def passed(number: int) -> int:

@@ -13,24 +13,19 @@ from dozan.chat.format import ChatFormat
 from dozan.chat.messages import Notes, read_calls
 from dozan.chat.tokenizer import Tokenizer
 from dozan.check.encoded import Encoded, encode_examples
+from dozan.check.row_rules.dialect import LABEL_KEYS
+from dozan.check.set_rules.balance import SIZE_VERDICTS
 from dozan.check.sharing import Sharing, key, measure
 from dozan.rows.arabic import ascii_digits, fold
 from dozan.rows.example import Example, Json
 from dozan.rows.splits import sentence_pattern
 
 SAMPLE = 4_000
-_DIALECT_KEYS = ("dialect", "variety", "lang_variety")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _WEEKDAYS = re.compile(
     r"\b(?:mon|tues|wednes|thurs|fri|satur|sun)day\b|الاحد|الاثنين|الثلاثاء|الاربعاء|الخميس|الجمعه|السبت"
 )
 _LONGEST_LINE = 160
-_VERDICTS = (
-    (5_000, "the size of a professional set"),
-    (500, "enough to generalise; 5,000 to 10,000 make a professional set"),
-    (50, "likely to overfit; 500 to 1,000 generalise"),
-    (0, "learnt by heart; 500 to 1,000 generalise"),
-)
 
 
 @dataclass(frozen=True)
@@ -142,7 +137,7 @@ class _Counts:
             self.called.update(names)
             self.calls[len(names)] += 1
             self.declared.update(dict.fromkeys(map(_tool_name, example.tools), 1))
-            label = next((example.meta[k] for k in _DIALECT_KEYS if isinstance(example.meta.get(k), str)), None)
+            label = next((example.meta[k] for k in LABEL_KEYS if isinstance(example.meta.get(k), str)), None)
             if label is not None:
                 self.dialects[label] += 1
             yield example
@@ -185,7 +180,7 @@ def measure_rows(
 
 def size_verdict(rows: int) -> str:
     """What a set of so many rows is good for."""
-    return f"{rows:,} rows: {next(words for least, words in _VERDICTS if rows >= least)}"
+    return f"{rows:,} rows: {next(words for least, words in SIZE_VERDICTS if rows >= least)}"
 
 
 def tools_in_order(example: Example, order: Mapping[str, int]) -> Example:

@@ -115,7 +115,7 @@ HIDDEN = Rule(
     "row",
     "A call uses a parameter that the official template hides",
     "The answer needs an argument that the prompt never shows.",
-    "Rename the parameter; dozan writes one more underscore and takes it off again.",
+    "Rename the parameter (`dozan data fix`: `type` to `type_value`); unrepaired, training writes it as `type_`.",
     True,
 )
 

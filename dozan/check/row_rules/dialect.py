@@ -21,7 +21,7 @@ LABEL = Rule(
 )
 RULES = Catalog([LABEL])
 
-_KEYS = ("dialect", "variety", "lang_variety")
+LABEL_KEYS = ("dialect", "variety", "lang_variety")
 _NAMES = {
     "msa": "msa",
     "fusha": "msa",
@@ -66,7 +66,8 @@ _FIND = re.compile(r"(?<!\w)و?(" + "|".join(sorted(map(re.escape, _WORDS), key=
 
 def dialect_findings(view: RowView) -> Iterator[Found]:
     """A label in the row's own keys, when the request has words of another variety alone."""
-    key, label = next(((k, view.example.meta[k]) for k in _KEYS if isinstance(view.example.meta.get(k), str)), ("", ""))
+    meta = view.example.meta
+    key, label = next(((key, meta[key]) for key in LABEL_KEYS if isinstance(meta.get(key), str)), ("", ""))
     named = _NAMES.get(str(label).strip().lower())
     if named is None or not view.query:
         return

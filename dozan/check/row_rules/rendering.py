@@ -163,7 +163,7 @@ RESERVED = _warning(
     "A parameter whose name the official template loses",
     "type, description, properties, required and nullable never show in the prompt, so the model cannot "
     "know of the parameter.",
-    "Rename it; dozan writes one more underscore and takes it off again.",
+    "Rename it (`dozan data fix`: `type` to `type_value`); unrepaired, training writes it as `type_`.",
 )
 CONSTRAINT = _warning(
     "DZ302",

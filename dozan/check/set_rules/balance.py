@@ -67,7 +67,7 @@ _NO_CALL_SHARE, _NO_CALL_LEVEL = 0.05, 0.01
 _FEWEST_LABELLED, _DIALECT_RATIO = 50, 4
 _FEWEST_CALLS, _FEWEST_TOOLS, _TOOL_SHARE = 50, 3, 5
 _FEWEST_DATED, _HALF = 20, 0.5
-_VERDICTS = (
+SIZE_VERDICTS = (
     (5_000, "the size of a professional set"),
     (500, "enough to generalise; 5,000 to 10,000 make a professional set"),
     (50, "likely to overfit; 500 to 1,000 generalise"),
@@ -120,7 +120,7 @@ class Balance:
     def size(self, near_rows: int) -> Iterator[SetFound]:
         """The verdict on the set's size, near-duplicates (rows like an earlier one) not counted."""
         distinct = self.rows - near_rows
-        verdict = next(words for least, words in _VERDICTS if distinct >= least)
+        verdict = next(words for least, words in SIZE_VERDICTS if distinct >= least)
         left = f" ({self.rows} with near-duplicates)" if near_rows else ""
         yield SetFound(SIZE if distinct >= 500 else SMALL, "", f"{distinct} rows{left}: {verdict}", distinct)
 

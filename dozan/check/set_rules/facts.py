@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dozan.check.near import Keys, Sketch, hash_text, sketch
+from dozan.check.row_rules.dialect import LABEL_KEYS
 from dozan.check.view import RowView, content_text
 from dozan.rows.arabic import fold
 from dozan.rows.example import Example, Json
@@ -14,7 +15,6 @@ from dozan.rows.identity import MadeOnce
 from dozan.rows.splits import sentence_pattern
 
 _LONGEST_VALUE = 200
-_DIALECT_KEYS = ("dialect", "variety", "lang_variety")
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _facts(view: RowView, seen: Sketch) -> RowFacts:
         values=values,
         answer=answer,
         now=view.now.isoformat(timespec="minutes") if view.now else "",
-        dialect=next((str(example.meta[key]) for key in _DIALECT_KEYS if example.meta.get(key)), ""),
+        dialect=next((str(example.meta[key]) for key in LABEL_KEYS if example.meta.get(key)), ""),
         request=view.query[:_LONGEST_VALUE],
         pattern="" if view.deep else sentence_pattern(example)[:_LONGEST_VALUE],
         seen=seen,
