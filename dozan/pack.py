@@ -43,18 +43,33 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def padded(self, multiple: int) -> Batch:
-        """The same batch with tokens at its end that see only themselves, up to a multiple of `multiple`."""
-        length = len(self)
-        missing = -length % multiple
-        if not missing:
+    def padded(self, length: int, supervised: int | None = None) -> Batch:
+        """The same batch at `length` tokens, by tokens at its end that see only themselves; and at `supervised`
+        predictions, by ones without weight."""
+        missing = length - len(self)
+        unweighted = 0 if supervised is None else supervised - len(self.at)
+        if not missing and not unweighted:
             return self
-        alone = torch.arange(length + 1, length + missing + 1)
-        nothing = torch.zeros(missing, dtype=torch.int64)
+        alone, nothing = torch.arange(len(self) + 1, length + 1), torch.zeros(missing, dtype=torch.int64)
+        none = torch.zeros(unweighted, dtype=torch.int64)
+        rows = (*self.rows, "padding") if missing else self.rows
+        row_starts = (*self.row_starts, len(self)) if missing else self.row_starts
         return replace(
             self, ids=torch.cat((self.ids, nothing)), position=torch.cat((self.position, nothing)),
-            end=torch.cat((self.end, alone)), rows=(*self.rows, "padding"), row_starts=(*self.row_starts, length),
+            end=torch.cat((self.end, alone)), at=torch.cat((self.at, none)), target=torch.cat((self.target, none)),
+            weight=torch.cat((self.weight, none.float())), rows=rows, row_starts=row_starts,
         )  # fmt: skip
+
+    def divided(self, total: float) -> Batch:
+        """The same batch with its weights divided by `total`."""
+        return replace(self, weight=self.weight / total)
+
+    def copy_(self, other: Batch) -> None:
+        """Take over the tensors of a batch of equal shape; from the host through pinned memory, without waiting."""
+        for name in _TENSORS:
+            source = getattr(other, name)
+            pinned = source.pin_memory() if getattr(self, name).is_cuda and not source.is_cuda else source
+            getattr(self, name).copy_(pinned, non_blocking=True)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on `device`."""

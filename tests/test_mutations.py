@@ -17,8 +17,8 @@ FULL_ROPE = "rope_table(position, config.rope_theta, config.rope_factor,"
         ("dozan.kernels.reference", "DenseAttention", "< window)", "< window - 1)"),
         (
             "dozan.kernels.attention", "TrieAttention",
-            "position[inside][:, :, None] - position[keys][:, None] < window",
-            "position[inside][:, :, None] - position[keys][:, None] <= window",
+            "position[queries][:, :, None] - position[keys][:, None] < window",
+            "position[queries][:, :, None] - position[keys][:, None] <= window",
         ),
         (
             "dozan.kernels.attention", "TrieAttention",
@@ -38,15 +38,26 @@ def test_a_window_off_by_one(
     [
         pytest.param("12b", FULL_ROPE, FULL_ROPE.replace("config.rope_factor", "1.0"), id="missing rope factor"),
         pytest.param("270m", FULL_ROPE, FULL_ROPE.replace("rope_theta", "rope_local_theta"), id="local rope"),
-        pytest.param("270m", "(1.0 + self.weight.float())", "self.weight.float()", id="norm without 1 +"),
         pytest.param("27b", "float(self.query_pre_attn_scalar)", "float(self.head_dim)", id="scale by the head size"),
-        pytest.param("270m", 'approximate="tanh"', 'approximate="none"', id="exact GELU"),
         pytest.param("270m", "(i + 1) % pattern == 0 else", "i % pattern == 0 else", id="full layers one early"),
     ],
 )
 def test_a_wrong_model(shape: str, old: str, new: str, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = mutant(MODEL, old, new, monkeypatch)
     assert gemma3.logits_error(shape, wrong) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        pytest.param("norm", ".mul_(1.0 + weight.float())", ".mul_(weight.float())", id="norm without 1 +"),
+        pytest.param("geglu", 'approximate="tanh"', 'approximate="none"', id="exact GELU"),
+    ],
+)
+def test_a_wrong_op(module: str, old: str, new: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutant(f"dozan.kernels.{module}", old, new, monkeypatch)
+    wrong = mutant(MODEL, "Gemma 3, text only", "Gemma 3 on the wrong op", monkeypatch)
+    assert gemma3.logits_error("270m", wrong) > 1e-4
 
 
 @pytest.mark.parametrize("shape", gemma3.SHAPES)
@@ -73,8 +84,8 @@ def test_an_embedding_scale_that_is_not_rounded(shape: str, monkeypatch: pytest.
         ),
         pytest.param(
             "both",
-            "return y * (self.magnitude / self.norm)",
-            "return y * (self.magnitude.detach() / self.norm)",
+            "y * (self.magnitude / self.norm)",
+            "y * (self.magnitude.detach() / self.norm)",
             False,
             id="magnitude detached",
         ),

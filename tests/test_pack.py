@@ -107,10 +107,11 @@ def test_no_rows_make_no_packs() -> None:
 def test_padding_sees_only_itself_and_trains_nothing() -> None:
     rows = [Tokens("a", (1, 2, 3), (0.0, 0.0, 1.0)), Tokens("b", (1, 2, 4, 5), (0.0, 0.0, 1.0, 1.0))]
     (batch,) = pack_rows(rows, "tries", 100)
-    padded = batch.padded(8)
+    padded = batch.padded(8, 7)
     assert len(batch) == 5 and len(padded) == 8 and padded.padded(8) is padded
+    assert len(padded.at) == 7 and padded.weight.tolist() == [*batch.weight.tolist(), *[0.0] * (7 - len(batch.at))]
     seen = visible(padded.position, padded.end, None)
     assert torch.equal(seen[:5, :5], visible(batch.position, batch.end, None)) and not seen[:5, 5:].any()
     assert torch.equal(seen[5:], torch.eye(8, dtype=torch.bool)[5:])
     assert padded.rows == ("a", "b", "padding") and padded.row_starts == (*batch.row_starts, 5)
-    assert torch.equal(padded.at, batch.at) and padded.tokens == batch.tokens
+    assert torch.equal(padded.at[:3], batch.at) and padded.tokens == batch.tokens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -25,10 +26,10 @@ from dozan.model.adapter import adapter_parameters, attach
 from dozan.model.gemma3 import Gemma3
 from dozan.pack import Batch
 from dozan.recipe import Recipe, override
-from dozan.train import live, loop, state
+from dozan.train import live, loop, passes, state
 from dozan.train.live import Event, PlainLines, sparkline
-from dozan.train.loop import TrainResult, accumulate, evaluation_loss, fit, total_weight
-from dozan.train.plan import Plan, make_plan
+from dozan.train.loop import TrainResult, accumulate, evaluation_loss, fit
+from dozan.train.plan import Plan, make_plan, total_weight
 from dozan.train.prepare import Base
 from dozan.train.state import Trainee
 
@@ -65,7 +66,7 @@ def adapted_model(chosen: Recipe, moved: bool = False) -> Gemma3:
 
 def gradients(plan: Plan, model: Gemma3, step: int = 0) -> tuple[float, dict[str, torch.Tensor]]:
     model.zero_grad(set_to_none=True)
-    loss = accumulate(model, plan, step)
+    loss = accumulate(Trainee.of(model, plan.recipe, BASE.name), plan.prepare(step), step)
     return float(loss), {name: p.grad.clone() for name, p in adapter_parameters(model) if p.grad is not None}
 
 
@@ -171,7 +172,7 @@ def test_dropout_draws_anew_each_step_and_not_in_evaluation() -> None:
     batches = plan.pack(plan.rows)
     model.train()
     with torch.no_grad():
-        first, again, second = (float(loop.batch_loss(model, batches[0], step)) for step in (0, 0, 1))
+        first, again, second = (float(passes.batch_loss(model, batches[0], step)) for step in (0, 0, 1))
     assert first == again != second
     undropped = sum(dense_loss(model.eval(), batch) for batch in batches)
     model.train()
@@ -249,7 +250,7 @@ def test_damaged_checkpoint_is_skipped_and_named(tmp_path: Path) -> None:
 def test_signal_within_a_step_saves_the_step_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = recipe("train.micro_batch_size=1")
     run(tmp_path / "whole", chosen)
-    calls, real = [], loop.batch_loss
+    calls, real = [], passes.batch_loss
 
     def interrupting(model: Gemma3, batch: Batch, step: int = 0, recompute: bool = False) -> torch.Tensor:
         if step == 4:
@@ -258,23 +259,25 @@ def test_signal_within_a_step_saves_the_step_before(tmp_path: Path, monkeypatch:
             os.kill(os.getpid(), signal.SIGINT)
         return real(model, batch, step, recompute)
 
-    monkeypatch.setattr(loop, "batch_loss", interrupting)
+    monkeypatch.setattr(passes, "batch_loss", interrupting)
     with pytest.raises(Interrupted, match="SIGINT: stopped after step 4"):
         run(tmp_path / "parts", chosen)
     assert calls == [4, 4]
-    monkeypatch.setattr(loop, "batch_loss", real)
+    monkeypatch.setattr(passes, "batch_loss", real)
     run(tmp_path / "parts", chosen)
     assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
 
 
+def stopped_twice(folder: Path) -> None:
+    run(folder, recipe(), lambda event: [stop_after(3)(event) for _ in range(2)] and None)
+
+
 def test_second_signal_ends_at_once(tmp_path: Path) -> None:
-    child = os.fork()
-    if child == 0:
-        try:
-            run(tmp_path / "run", recipe(), lambda event: [stop_after(3)(event) for _ in range(2)] and None)
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGTERM
+    # A forked process would inherit PyTorch's locks without its threads.
+    child = multiprocessing.get_context("spawn").Process(target=stopped_twice, args=(tmp_path / "run",))
+    child.start()
+    child.join()
+    assert child.exitcode == 128 + signal.SIGTERM
 
 
 def test_finished_run_does_nothing_more(tmp_path: Path) -> None:
@@ -367,13 +370,13 @@ def test_second_process_is_refused(tmp_path: Path) -> None:
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, bad: str, value: float) -> None:
-    real = loop.batch_loss
+    real = passes.batch_loss
 
     def poisoned(model: Gemma3, batch: Batch, step: int = 0, recompute: bool = False) -> torch.Tensor:
         loss = real(model, batch, step, recompute)
         return loss * value if bad in batch.rows else loss
 
-    monkeypatch.setattr(loop, "batch_loss", poisoned)
+    monkeypatch.setattr(passes, "batch_loss", poisoned)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -396,10 +399,11 @@ def test_update_with_a_bad_gradient_is_skipped() -> None:
     name, parameter = trainee.parameters[1]
     handle = parameter.register_hook(lambda gradient: gradient * float("nan"))
     before = {name: p.detach().clone() for name, p in trainee.parameters}
-    assert loop.optimiser_step(trainee, plan, 0, 0.1)[2] is False
-    assert all(torch.equal(before[name], p) for name, p in trainee.parameters) and not trainee.optimizer.state
+    assert loop.optimiser_step(trainee, plan.prepare(0), 0.1).read()[2] is False
+    assert all(torch.equal(before[name], p) for name, p in trainee.parameters)
+    assert not any(tensor.any() for state in trainee.optimizer.state.values() for tensor in state.values())
     handle.remove()
-    assert loop.optimiser_step(trainee, plan, 0, 0.1)[2] is True
+    assert loop.optimiser_step(trainee, plan.prepare(0), 0.1).read()[2] is True
     assert not torch.equal(before[name], parameter)
 
 

@@ -28,7 +28,7 @@ def forest(seed: int, branches: int, trunk: int) -> Batch:
         ids = stem[: rng.randrange(trunk + 1)] + [rng.randrange(5) for _ in range(rng.randrange(1, 60))]
         rows.append(Tokens(str(i), tuple(ids), (0.0,) * (len(ids) - 1) + (1.0,)))
     (batch,) = pack_rows(rows, "tries", 10**9)
-    return batch.padded(PADDED)
+    return batch.padded(-(-len(batch) // PADDED) * PADDED)
 
 
 def close(found: Tensor, wanted: Tensor) -> bool:

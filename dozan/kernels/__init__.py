@@ -19,10 +19,10 @@ __all__ = ["TrieAttention", "pack_attention", "pack_multiple", "supervised_cross
 def pack_multiple(device: torch.device) -> int:
     """Packs on this device are padded to a multiple of so many tokens.
 
-    Triton's blocks need it; on a CPU it lets oneDNN use its prepared products for more than one pack.
+    Triton's blocks need it; on a CPU few lengths let oneDNN use its prepared products again.
     """
     if not has_triton(device):
-        return 32
+        return 128
     from dozan.kernels.attention_triton import PADDED
 
     return PADDED

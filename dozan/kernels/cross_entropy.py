@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dozan.kernels.precision import has_triton
 
-CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 512 * 2**20}
-"""Of fp32 logits at a time: what a CPU's cache holds, what keeps a GPU busy."""
+CHUNK_BYTES = {"cpu": 2 * 2**20, "cuda": 512 * 2**20}
+"""Of fp32 logits at a time: what a CPU's caches hold, what keeps a GPU busy."""
 
 
 def softmax_gradient(logits: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

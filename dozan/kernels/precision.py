@@ -10,7 +10,7 @@ import time
 import torch
 
 # Packs differ in length, and oneDNN would keep 1,024 kinds of products: 3 GiB more after 200 steps in bfloat16.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 
 _TOKENS, _WIDTH, _OUTPUTS = 1024, 256, 384
 _TRIES = 7

@@ -38,3 +38,26 @@ def cross_entropy(hidden: Tensor, embedding: Tensor, target: Tensor, weight: Ten
     """Weighted sum of -log p(target) in fp32: hidden [S, D], embedding [V, D], target and weight [S]."""
     logits = (hidden @ embedding.T).float()
     return (weight * torch.nn.functional.cross_entropy(logits, target, reduction="none")).sum()
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None) -> Tensor:
+    """[residual +] x / rms(x) · (1 + weight): the norm in fp32, rounded to x's dtype before the sum."""
+    wide = x.float()
+    normed = (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * (1.0 + weight.float())).to(x.dtype)
+    return normed if residual is None else residual + normed
+
+
+def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+    """x [T, heads, E] turned by cosine and sine [T, 1, E]; the halves are the pairs."""
+    first, second = x.chunk(2, dim=-1)
+    return x * table[0] + torch.cat((-second, first), dim=-1) * table[1]
+
+
+def geglu(gate: Tensor, up: Tensor) -> Tensor:
+    """gelu(gate), approximated by tanh, times up."""
+    return torch.nn.functional.gelu(gate, approximate="tanh") * up
+
+
+def low_rank(x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """x Wᵀ + scale · (x Aᵀ) Bᵀ in x's dtype."""
+    return x @ weight.T + (x @ a.to(x.dtype).T * scale) @ b.to(x.dtype).T

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dozan.errors import InputError
+from dozan.kernels.low_rank import low_rank_linears
 from dozan.recipe import AdapterRecipe
 
 PEFT_ROOT = "base_model.model."
@@ -78,12 +78,13 @@ class AdaptedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., I] -> [..., O] in x's dtype; in training with dropout, x is the [T, I] that `set_dropout` told of."""
-        dropped = x * self._mask(x) if self.dropout and self.training else x
-        low = F.linear(dropped, self.lora_A.to(x.dtype)) * self.scale
-        y = F.linear(x, self.weight) + F.linear(low, self.lora_B.to(x.dtype))
-        if self.magnitude is None:
-            return y
-        return y * (self.magnitude / self.norm).to(x.dtype)
+        dropped = x * self._mask(x) if self.dropout and self.training else None
+        (y,) = low_rank_linears(x, [self.weight], [self.lora_A], [self.lora_B], self.scale, dropped)
+        return self.scaled(y)
+
+    def scaled(self, y: Tensor) -> Tensor:
+        """y times DoRA's c, if any."""
+        return y if self.magnitude is None else y * (self.magnitude / self.norm).to(y.dtype)
 
     def _mask(self, x: Tensor) -> Tensor:
         """[T, I]: 0 or 1 / (1 - dropout), drawn for each row from (seed, step, row, module)."""
@@ -106,7 +107,18 @@ class AdaptedLinear(nn.Module):
         cross = ((wide @ a.T) * b).sum(1)
         low = ((b @ (a @ a.T)) * b).sum(1)
         square = wide.square().sum(1) + 2 * s * cross + s * s * low
-        self.norm = square.clamp_min(_SMALLEST_NORM**2).sqrt()
+        self.norm.copy_(square.clamp_min_(_SMALLEST_NORM**2).sqrt_())
+
+
+def project(x: Tensor, linears: Sequence[nn.Module]) -> tuple[Tensor, ...]:
+    """What each of the linears makes of x [..., I]; adapted ones are computed as one op."""
+    together = [m for m in linears if isinstance(m, AdaptedLinear) and not (m.dropout and m.training)]
+    if len(together) < max(2, len(linears)):
+        return tuple(linear(x) for linear in linears)
+    outs = low_rank_linears(
+        x, [m.weight for m in together], [m.lora_A for m in together], [m.lora_B for m in together], together[0].scale
+    )
+    return tuple(linear.scaled(out) for linear, out in zip(together, outs, strict=True))
 
 
 def _gaussian(rank: int, width: int, seed: int) -> Tensor:

@@ -14,10 +14,12 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from dozan.errors import InputError
+from dozan.kernels.geglu import geglu
+from dozan.kernels.norm import rms_norm, rotated_norm
+from dozan.model.adapter import project
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -109,16 +111,14 @@ def _rope(text: Mapping[str, Any]) -> tuple[float, float, float]:
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) · (1 + weight), computed in fp32, over the last dimension."""
+    """x / rms(x) · (1 + weight), computed in fp32, over the last dimension; [residual +] it."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
         self.weight, self.eps = nn.Parameter(torch.zeros(size)), eps
 
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return (normed * (1.0 + self.weight.float())).to(x.dtype)
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return rms_norm(x, self.weight, self.eps, residual)
 
 
 def rope_table(position: Tensor, theta: float, factor: float, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -127,12 +127,6 @@ def rope_table(position: Tensor, theta: float, factor: float, size: int, dtype: 
     angle = position.float()[:, None] * (1.0 / (theta**powers * factor))
     angle = torch.cat((angle, angle), dim=-1)[:, None]
     return angle.cos().to(dtype), angle.sin().to(dtype)
-
-
-def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-    """Apply rotary positions to x [T, heads, E]; the halves are the pairs."""
-    first, second = x.chunk(2, dim=-1)
-    return x * table[0] + torch.cat((-second, first), dim=-1) * table[1]
 
 
 class Attention(nn.Module):
@@ -149,8 +143,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [T, H, E], keys and values [T, K, E]."""
-        q, k, v = (project(x).unflatten(-1, (-1, self.head_dim)) for project in (self.q_proj, self.k_proj, self.v_proj))
-        return rotate(self.q_norm(q), rope), rotate(self.k_norm(k), rope), v
+        projected = project(x, (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (y.unflatten(-1, (-1, self.head_dim)) for y in projected)
+        q, k = (rotated_norm(y, n.weight, n.eps, rope) for y, n in ((q, self.q_norm), (k, self.k_norm)))
+        return q, k, v
 
 
 class FeedForward(nn.Module):
@@ -161,7 +157,8 @@ class FeedForward(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
+        out: Tensor = self.down_proj(geglu(*project(x, (self.gate_proj, self.up_proj))))
+        return out
 
 
 class Layer(nn.Module):
@@ -184,8 +181,9 @@ class Layer(nn.Module):
 
     def after(self, x: Tensor, attended: Tensor) -> Tensor:
         """What follows attention [T, H, E]."""
-        x = x + self.post_attention_layernorm(self.self_attn.o_proj(attended.flatten(-2)))
-        return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
+        x = self.post_attention_layernorm(self.self_attn.o_proj(attended.flatten(-2)), x)
+        out: Tensor = self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)), x)
+        return out
 
 
 class Backbone(nn.Module):

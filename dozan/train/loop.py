@@ -7,6 +7,7 @@ the first forward: however a step is cut into micro-batches, it is the same. Eve
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,16 +19,16 @@ from torch import Tensor
 
 from dozan.chat.encode import Tokens
 from dozan.errors import InputError, Interrupted
-from dozan.kernels import pack_attention, pack_multiple, supervised_cross_entropy
-from dozan.model.adapter import refresh, set_dropout
+from dozan.model.adapter import refresh
 from dozan.model.gemma3 import Gemma3
 from dozan.pack import Batch
 from dozan.recipe import Recipe
 from dozan.rows.example import Example
+from dozan.train import passes
 from dozan.train import run as run_folder
 from dozan.train.live import Event, OnEvent, memory_bytes, reporter
-from dozan.train.optim import clip, set_learning_rate
-from dozan.train.plan import Plan
+from dozan.train.optim import clip, set_learning_rate, update
+from dozan.train.plan import Plan, Prepared
 from dozan.train.prepare import Base, Split, prepare, write_split
 from dozan.train.signals import StopRequest
 from dozan.train.state import Progress, Trainee, restore_state, save_final, save_state
@@ -119,9 +120,10 @@ def fit(
 def _loop(trainee: Trainee, plan: Plan, out: Path, progress: Progress, report: OnEvent, stop: StopRequest) -> Progress:
     metrics, heldout = out / "metrics.jsonl", plan.pack(plan.heldout)
     saved = progress.step if progress.step else -1
+    prepared = plan.prepare(progress.step)
     while progress.step < plan.steps:
         try:
-            progress, event = _timed_step(trainee, plan, progress, stop, report)
+            progress, event, prepared = _timed_step(trainee, plan, progress, prepared, stop, report)
         except _Stopped:
             _stop(trainee, out, progress, saved, stop)
         run_folder.append_metrics(metrics, event)
@@ -140,17 +142,20 @@ def _loop(trainee: Trainee, plan: Plan, out: Path, progress: Progress, report: O
 
 
 def _timed_step(
-    trainee: Trainee, plan: Plan, progress: Progress, stop: StopRequest, report: OnEvent
-) -> tuple[Progress, Event]:
+    trainee: Trainee, plan: Plan, progress: Progress, prepared: Prepared, stop: StopRequest, report: OnEvent
+) -> tuple[Progress, Event, Prepared]:
     begun, step = time.perf_counter(), progress.step
-    rows, rate = plan.rows_of(step), plan.learning_rate(step)
-    loss, norm, finite = optimiser_step(trainee, plan, step, rate, stop)
+    rate = plan.learning_rate(step)
+    result = optimiser_step(trainee, prepared, rate, step, plan.recipe.train.clip_norm, stop)
+    # The next step's packs are made while a GPU computes this one; reading the result waits for it.
+    following = plan.prepare(step + 1)
+    loss, norm, finite = result.read()
     if not finite:
-        guilty = _not_finite_rows(trainee.model, plan, rows, step)
+        guilty = _not_finite_rows(trainee.model, plan, prepared.rows, step)
         report({"event": "note", "text": f"step {step + 1}: not finite, update skipped; rows: {', '.join(guilty)}"})
         _require_few_skipped(progress.skipped_in_a_row + 1, guilty, rate)
     seconds = time.perf_counter() - begun
-    tokens = sum(len(row.ids) for row in rows)
+    tokens = sum(len(row.ids) for row in prepared.rows)
     progress = replace(
         progress, step=step + 1, tokens=progress.tokens + tokens, seconds=progress.seconds + seconds,
         loss=loss if finite else progress.loss, skipped=progress.skipped + (not finite),
@@ -162,55 +167,46 @@ def _timed_step(
         "train/seconds": round(seconds, 6), "train/tokens_per_second": round(tokens / seconds, 1),
         "train/memory_bytes": memory_bytes(),
     }  # fmt: skip
-    return progress, event if finite else {**event, "train/skipped": True}
+    return progress, event if finite else {**event, "train/skipped": True}, following
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """A step's loss and gradient norm before clipping, scalars that a GPU may still be computing."""
+
+    loss: Tensor
+    norm: Tensor
+
+    def read(self) -> tuple[float, float, bool]:
+        """Waits for them: loss, norm, and whether both are finite; if not, nothing was updated."""
+        loss, norm = torch.stack((self.loss.float(), self.norm.float())).tolist()
+        return loss, norm, math.isfinite(loss) and math.isfinite(norm)
 
 
 def optimiser_step(
-    trainee: Trainee, plan: Plan, step: int, rate: float, stop: StopRequest | None = None
-) -> tuple[float, float, bool]:
-    """One step: its loss, gradient norm before clipping, and whether both were finite; if not, nothing was updated."""
-    loss = accumulate(trainee.model, plan, step, stop)
-    norm = clip(trainee.parameters, plan.recipe.train.clip_norm)
-    finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
-    if finite:
-        set_learning_rate(trainee.optimizer, rate)
-        trainee.optimizer.step()
-        refresh(trainee.model)
-    trainee.optimizer.zero_grad(set_to_none=True)
-    return float(loss), float(norm), finite
+    trainee: Trainee, prepared: Prepared, rate: float, step: int = 0, clip_norm: float = 1.0,
+    stop: StopRequest | None = None,
+) -> StepResult:  # fmt: skip
+    """Compute the gradients of a step's packs and update the adapter, unless loss or norm is not finite."""
+    loss = accumulate(trainee, prepared, step, stop)
+    norm = clip(trainee.parameters, clip_norm)
+    set_learning_rate(trainee.optimizer, rate)
+    update(trainee.optimizer, torch.isfinite(loss) & torch.isfinite(norm))
+    refresh(trainee.model)
+    trainee.optimizer.zero_grad(set_to_none=False)
+    return StepResult(loss, norm)
 
 
-def accumulate(model: Gemma3, plan: Plan, step: int, stop: StopRequest | None = None) -> Tensor:
-    """Add the gradients of step `step` to the adapter; the step's loss, an fp32 scalar."""
-    rows = plan.rows_of(step)
-    total = total_weight(rows)
-    loss = torch.zeros((), device=model.embedding.device)
-    model.train()
-    for batch in plan.pack(rows):
-        part = batch_loss(model, batch, step, plan.recipe.train.recompute == "layers") / total
-        part.backward()
-        loss += part.detach()
+def accumulate(trainee: Trainee, prepared: Prepared, step: int, stop: StopRequest | None = None) -> Tensor:
+    """Add the gradients of the packs to the adapter; the step's loss, an fp32 scalar."""
+    loss = torch.zeros((), device=trainee.model.embedding.device)
+    trainee.model.train()
+    for batch in prepared.batches:
+        loss += trainee.passes(batch, prepared.weight, step)
         if stop is not None and stop.requested:
-            model.zero_grad(set_to_none=True)
+            trainee.optimizer.zero_grad(set_to_none=False)
             raise _Stopped
     return loss
-
-
-def total_weight(rows: Sequence[Tokens]) -> float:
-    """The sum of the weights of all supervised tokens of the rows."""
-    total = sum(weight for row in rows for weight in row.weights)
-    assert total > 0, "a step without a supervised token"
-    return total
-
-
-def batch_loss(model: Gemma3, batch: Batch, step: int = 0, recompute: bool = False) -> Tensor:
-    """The weighted sum of the losses of a batch's supervised tokens, an fp32 scalar; `step` draws the dropout."""
-    device, config = model.embedding.device, model.config
-    batch = batch.padded(pack_multiple(device)).to(device)
-    set_dropout(model, batch.rows, batch.row_starts, step)
-    attend = pack_attention(batch.position, batch.end, config.sliding_window, config.scale)
-    hidden = model(batch.ids, batch.position, attend, recompute)
-    return supervised_cross_entropy(hidden.index_select(0, batch.at), model.embedding, batch.target, batch.weight)
 
 
 @torch.no_grad()
@@ -218,7 +214,7 @@ def evaluation_loss(model: Gemma3, batches: Sequence[Batch]) -> float:
     """The weighted mean loss over all supervised tokens of the batches, without dropout."""
     model.eval()
     total = sum(float(batch.weight.double().sum()) for batch in batches)
-    return sum(float(batch_loss(model, batch)) for batch in batches) / total
+    return sum(float(passes.batch_loss(model, batch)) for batch in batches) / total
 
 
 def _evaluated(model: Gemma3, plan: Plan, heldout: Sequence[Batch], progress: Progress) -> tuple[Progress, Event]:
@@ -234,7 +230,7 @@ def _evaluated(model: Gemma3, plan: Plan, heldout: Sequence[Batch], progress: Pr
 def _not_finite_rows(model: Gemma3, plan: Plan, rows: Sequence[Tokens], step: int) -> list[str]:
     """The rows whose own loss is not finite; all of them when the fault shows only in the gradients."""
     alone = ((row, batch) for row in rows for batch in plan.pack([row]))
-    guilty = [row.row for row, batch in alone if not torch.isfinite(batch_loss(model, batch, step))]
+    guilty = [row.row for row, batch in alone if not torch.isfinite(passes.batch_loss(model, batch, step))]
     return guilty or [row.row for row in rows]
 
 

@@ -18,6 +18,22 @@ _SAMPLED_STEPS = 16
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """A step's rows, its packs, and the sum of the weights of all supervised tokens."""
+
+    rows: list[Tokens]
+    batches: list[Batch]
+    weight: float
+
+
+def total_weight(rows: Sequence[Tokens]) -> float:
+    """The sum of the weights of all supervised tokens of the rows."""
+    total = sum(weight for row in rows for weight in row.weights)
+    assert total > 0, "a step without a supervised token"
+    return total
+
+
+@dataclass(frozen=True)
 class Plan:
     """What is decided before the first step; the same recipe and rows give the same plan."""
 
@@ -60,6 +76,11 @@ class Plan:
     def learning_rate(self, step: int) -> float:
         """The rate of optimiser step `step`."""
         return learning_rate(step, self.steps, self.warmup_steps, self.recipe.train)
+
+    def prepare(self, step: int) -> Prepared:
+        """The rows and packs of optimiser step `step`; none of a step after the last."""
+        rows = self.rows_of(step) if step < self.steps else []
+        return Prepared(rows, self.pack(rows), total_weight(rows) if rows else 0.0)
 
     def pack(self, rows: Sequence[Tokens]) -> list[Batch]:
         """The micro-batches of a step: at most `micro_batch_size` rows and `pack_tokens` tokens each."""

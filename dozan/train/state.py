@@ -18,6 +18,7 @@ from dozan.recipe import Recipe
 from dozan.train.checkpoint import newest_valid, save_checkpoint
 from dozan.train.live import OnEvent
 from dozan.train.optim import Named, load_optimizer_tensors, make_optimizer, optimizer_tensors
+from dozan.train.passes import Passes, make_passes
 from dozan.train.run import keep_metrics
 
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
@@ -43,6 +44,7 @@ class Trainee:
     model: Gemma3
     parameters: Named
     optimizer: torch.optim.AdamW
+    passes: Passes
     recipe: Recipe
     base_name: str
 
@@ -50,7 +52,8 @@ class Trainee:
     def of(model: Gemma3, recipe: Recipe, base_name: str) -> Trainee:
         """The adapted `model` with a fresh optimiser."""
         parameters = adapter_parameters(model)
-        return Trainee(model, parameters, make_optimizer(parameters, recipe.train), recipe, base_name)
+        optimizer = make_optimizer(parameters, recipe.train)
+        return Trainee(model, parameters, optimizer, make_passes(model, recipe), recipe, base_name)
 
     @property
     def size(self) -> int:

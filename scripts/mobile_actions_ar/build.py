@@ -23,9 +23,9 @@ TEST_COUNTS = {"create_calendar_event": 9, "set_alarm": 8, "set_timer": 5, "make
                "send_email": 6, "get_weather": 6, "show_map": 6, "create_contact": 6, "turn_on_flashlight": 3,
                "turn_off_flashlight": 2, "open_wifi_settings": 3, "parallel": 6, "no_call": 5}  # fmt: skip
 COUNTS = {
-    "train": {"create_calendar_event": 300, "set_alarm": 260, "set_timer": 160, "make_call": 280, "send_message": 320,
-              "send_email": 220, "get_weather": 160, "show_map": 180, "create_contact": 260, "turn_on_flashlight": 150,
-              "turn_off_flashlight": 150, "open_wifi_settings": 80, "parallel": 380, "no_call": 620},
+    "train": {"create_calendar_event": 380, "set_alarm": 330, "set_timer": 170, "make_call": 280, "send_message": 310,
+              "send_email": 220, "get_weather": 150, "show_map": 170, "create_contact": 250, "turn_on_flashlight": 140,
+              "turn_off_flashlight": 140, "open_wifi_settings": 80, "parallel": 350, "no_call": 560},
     "dev": TEST_COUNTS,
     "test": TEST_COUNTS,
 }  # fmt: skip
