@@ -9,13 +9,14 @@ weight)` apart from the tokens, so that a branching node is scored once for each
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dozan.chat.encode import Tokens
+from dozan.chat.encode import Numbers, Tokens
 
 Packing = Literal["tries", "paths", "none"]
 
@@ -77,60 +78,67 @@ class Batch:
         return replace(self, **moved)
 
 
+_WIDTH = 4
+"""Bytes of a token in a row's key."""
+
 _TENSORS = ("ids", "position", "end", "at", "target", "weight")
 
 
-@dataclass
 class _Pack:
-    """A pack under construction: the forest so far and the packed indices along the current path."""
+    """A pack under construction: the pieces of the forest so far, and the packed indices along the current path."""
 
-    ids: list[int] = field(default_factory=list)
-    position: list[int] = field(default_factory=list)
-    end: list[int] = field(default_factory=list)
-    path: list[int] = field(default_factory=list)
-    supervised: list[tuple[int, int, float]] = field(default_factory=list)
-    rows: list[str] = field(default_factory=list)
-    row_starts: list[int] = field(default_factory=list)
-    tokens: int = 0
+    def __init__(self) -> None:
+        self.length = self.tokens = self._depth = 0
+        self.rows: list[str] = []
+        self._row_starts: list[int] = []
+        self._path = np.zeros(0, np.int64)
+        self._pieces: list[bytes] = []
+        self._positions: list[Numbers] = []
+        self._closed: list[tuple[Numbers, int]] = []
+        self._supervised: list[tuple[Numbers, Numbers, Numbers]] = []
 
     def close(self, depth: int) -> None:
         """End the subtrees of the current path from `depth` down."""
-        for index in self.path[depth:]:
-            self.end[index] = len(self.ids)
-        del self.path[depth:]
+        self._closed.append((self._path[depth : self._depth].copy(), self.length))
+        self._depth = depth
 
     def add(self, row: Tokens, shared: int) -> None:
         """Append a row of which the first `shared` tokens are those of the current path."""
         self.close(shared)
-        start = len(self.ids)
-        fresh = len(row.ids) - shared
-        self.ids.extend(row.ids[shared:])
-        self.position.extend(range(shared, len(row.ids)))
-        self.end.extend([0] * fresh)
-        self.path.extend(range(start, start + fresh))
-        self.supervised.extend((self.path[i - 1], row.ids[i], w) for i, w in enumerate(row.weights) if w > 0)
+        start, count = self.length, len(row.ids)
+        if count > len(self._path):
+            self._path = np.concatenate((self._path, np.zeros(count, np.int64)))
+        self._path[shared:count] = np.arange(start, start + count - shared)
+        self._depth, self.length = count, start + count - shared
+        self._pieces.append(row.key[_WIDTH * shared :])
+        self._positions.append(np.arange(shared, count))
+        at, weights = row.supervised
+        self._supervised.append((self._path[at - 1], np.frombuffer(row.key, ">u4")[at], weights))
         self.rows.append(row.row)
-        self.row_starts.append(start)
-        self.tokens += len(row.ids)
+        self._row_starts.append(start)
+        self.tokens += count
 
     def batch(self) -> Batch:
         self.close(0)
-        at, target, weight = zip(*self.supervised, strict=True) if self.supervised else ((), (), ())
+        end = np.empty(self.length, np.int64)
+        for indices, value in self._closed:
+            end[indices] = value
+        at, target, weight = (np.concatenate(column) for column in zip(*self._supervised, strict=True))
         return Batch(
-            ids=_integers(self.ids),
-            position=_integers(self.position),
-            end=_integers(self.end),
+            ids=_integers(np.frombuffer(b"".join(self._pieces), ">u4")),
+            position=_integers(np.concatenate(self._positions)),
+            end=_integers(end),
             at=_integers(at),
             target=_integers(target),
-            weight=torch.tensor(weight, dtype=torch.float32),
+            weight=torch.from_numpy(weight),
             rows=tuple(self.rows),
-            row_starts=tuple(self.row_starts),
+            row_starts=tuple(self._row_starts),
             tokens=self.tokens,
         )
 
 
-def _integers(values: Sequence[int]) -> Tensor:
-    return torch.tensor(values, dtype=torch.int64)
+def _integers(values: Numbers) -> Tensor:
+    return torch.from_numpy(values.astype(np.int64))
 
 
 def pack_rows(rows: Sequence[Tokens], how: Packing, max_tokens: int) -> list[Batch]:
@@ -141,30 +149,32 @@ def pack_rows(rows: Sequence[Tokens], how: Packing, max_tokens: int) -> list[Bat
     """
     if how == "none":
         return [batch for row in rows for batch in _fill([row], False, max_tokens)]
-    ordered = sorted(rows, key=lambda row: row.ids) if how == "tries" else rows
+    ordered = sorted(rows, key=by_tokens) if how == "tries" else rows
     return list(_fill(ordered, how == "tries", max_tokens))
 
 
+def by_tokens(row: Tokens) -> bytes:
+    """What rows are sorted by so that those with a common prefix stand together."""
+    return row.key
+
+
 def _fill(rows: Iterable[Tokens], share: bool, max_tokens: int) -> Iterable[Batch]:
-    pack, previous = _Pack(), tuple[int, ...]()
+    pack, previous = _Pack(), b""
     for row in rows:
-        shared = _common_prefix(previous, row.ids) if share else 0
-        if pack.rows and len(pack.ids) + len(row.ids) - shared > max_tokens:
+        shared = _common_prefix(previous, row.key) if share else 0
+        if pack.rows and pack.length + len(row.ids) - shared > max_tokens:
             yield pack.batch()
             pack, shared = _Pack(), 0
         pack.add(row, shared)
-        previous = row.ids
+        previous = row.key
     if pack.rows:
         yield pack.batch()
 
 
-def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the longest common prefix; by halves, since slices compare in C."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+def _common_prefix(a: bytes, b: bytes) -> int:
+    """How many first tokens two keys share."""
+    length = min(len(a), len(b))
+    if a[:length] == b[:length]:
+        return length // _WIDTH
+    unequal = np.frombuffer(a[:length], np.uint32) != np.frombuffer(b[:length], np.uint32)
+    return int(unequal.argmax())

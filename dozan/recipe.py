@@ -7,15 +7,17 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from dozan.errors import InputError
 
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+ToolOrder = Literal["as_given", "canonical"]
+NowPlace = Literal["as_given", "after_tools"]
 ALL_TARGETS: tuple[Target, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -35,18 +37,33 @@ class AdapterRecipe(_Section):
 
 
 class DataRecipe(_Section):
-    """How rows are used: tokens a row may have, and the share held out by sentence pattern (0 holds out nothing)."""
+    """How rows are used: tokens a row may have, and the share held out by sentence pattern (0 holds out nothing).
+
+    `tool_order`: canonical declares the tools by name. `now`: after_tools moves the first developer message's lines
+    that tell the date behind the declarations. Both let rows share more, and the model is asked as it was trained
+    wherever dozan asks it (`chat.arranged`).
+    """
 
     max_tokens: int = Field(default=4096, ge=8)
     holdout: float = Field(default=0.1, ge=0, lt=1)
+    tool_order: ToolOrder = "as_given"
+    now: NowPlace = "as_given"
+
+
+def _recomputed(value: object) -> object:
+    if value in ("none", "layers") or (type(value) is int and value >= 0):
+        return value
+    raise PydanticCustomError("recompute", "Input should be 'none', 'layers' (all) or a number of layers from 0 up")
 
 
 class TrainRecipe(_Section):
     """The optimisation.
 
     `batch_size` is rows an optimiser step; `micro_batch_size` (rows) and `pack_tokens` (tokens) bound what is computed
-    at once and change no result. `max_steps`, when given, replaces `epochs`. `warmup_steps` is cut to a tenth of the
-    steps. `eval_steps` and `save_steps` of None mean once an epoch.
+    at once and change no result. `lookahead`: the rows of so many steps are looked at together, and those that begin
+    alike meet in a step; 1 leaves them at random. `max_steps`, when given, replaces `epochs`. `warmup_steps` is cut to
+    a tenth of the steps. `eval_steps` and `save_steps` of None mean once an epoch. `deterministic`: two runs are equal
+    bit for bit on a GPU too, more slowly.
     """
 
     seed: int = Field(default=0, ge=0, lt=2**31)
@@ -55,6 +72,7 @@ class TrainRecipe(_Section):
     batch_size: int = Field(default=16, ge=1)
     micro_batch_size: int | None = Field(default=None, ge=1)
     pack_tokens: int = Field(default=8192, ge=1)
+    lookahead: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: int = Field(default=200, ge=0)
@@ -63,12 +81,14 @@ class TrainRecipe(_Section):
     betas: tuple[float, float] = Field(default=(0.9, 0.999), strict=False)
     epsilon: float = Field(default=1e-8, gt=0)
     clip_norm: float = Field(default=1.0, gt=0)
-    recompute: Literal["none", "layers"] = "none"
+    recompute: Annotated[Literal["none", "layers"] | int, BeforeValidator(_recomputed)] = "none"
+    offload: bool = False
     eval_steps: int | None = Field(default=None, ge=1)
     save_steps: int | None = Field(default=None, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
     log_steps: int = Field(default=1, ge=1)
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    deterministic: bool = False
 
 
 class Recipe(_Section):
@@ -246,6 +266,11 @@ def _check_together(recipe: Recipe, place: str) -> None:
         )
     if not all(0 <= beta < 1 for beta in train.betas):
         problems.append(f"train.betas = {list(train.betas)}: each must be in [0, 1), for example [0.9, 0.999]")
+    if train.offload and train.recompute in ("none", 0):
+        problems.append(
+            f"train.offload = true: keeps the inputs of recomputed layers in host memory, but train.recompute is "
+            f"{train.recompute}; set it to layers"
+        )
     if len(set(recipe.adapter.targets)) < len(recipe.adapter.targets):
         problems.append(f"adapter.targets = {list(recipe.adapter.targets)}: a name is repeated; write each once")
     if problems:

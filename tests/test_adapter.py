@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dozan.errors import InputError
 from dozan.model import adapter
+from dozan.model.recompute import Recompute
 from dozan.model.weights import load_adapter, save_adapter
 
 kinds = pytest.mark.parametrize("kind", peft_adapters.KINDS)
@@ -188,7 +189,8 @@ def dropout_gradients(packs: list[list[str]], step: int = 3, recompute: bool = F
         attend = gemma3.TrieAttention(position, end, model.config.sliding_window, model.config.scale)
         tokens = torch.cat([gemma3.ids(ROWS[row], seed=ord(row)) for row in pack])
         adapter.set_dropout(model, pack, starts[:-1], step)
-        losses.append(model.logits(model(tokens, position, attend, recompute)).square().sum())
+        hidden = model(tokens, position, attend, Recompute(len(model.model.layers) if recompute else 0))
+        losses.append(model.logits(hidden).square().sum())
         if recompute:
             losses.pop().backward()
     if losses:

@@ -13,6 +13,7 @@ from dozan.errors import InputError
 from dozan.kernels.attention import TrieAttention
 from dozan.kernels.reference import DenseAttention
 from dozan.model.gemma3 import Gemma3Config
+from dozan.model.recompute import NOTHING, Recompute
 from dozan.model.weights import load_model
 
 
@@ -72,7 +73,7 @@ def test_recomputing_changes_no_gradient() -> None:
     tokens = oracle.ids()
     position, attend = oracle.path_attention(model.config, len(tokens))
     gradients = []
-    for recompute in (False, True):
+    for recompute in (NOTHING, Recompute(len(model.model.layers))):
         model.zero_grad()
         model(tokens, position, attend, recompute).square().sum().backward()
         gradients.append([parameter.grad.clone() for parameter in model.parameters()])

@@ -24,6 +24,7 @@ from dozan.errors import InputError, Interrupted
 from dozan.kernels import reference
 from dozan.model.adapter import adapter_parameters, attach
 from dozan.model.gemma3 import Gemma3
+from dozan.model.recompute import NOTHING, Recompute
 from dozan.pack import Batch
 from dozan.recipe import Recipe, override
 from dozan.train import live, loop, passes, state
@@ -252,7 +253,7 @@ def test_signal_within_a_step_saves_the_step_before(tmp_path: Path, monkeypatch:
     run(tmp_path / "whole", chosen)
     calls, real = [], passes.batch_loss
 
-    def interrupting(model: Gemma3, batch: Batch, step: int = 0, recompute: bool = False) -> torch.Tensor:
+    def interrupting(model: Gemma3, batch: Batch, step: int = 0, recompute: Recompute = NOTHING) -> torch.Tensor:
         if step == 4:
             calls.append(step)
         if len(calls) == 2:
@@ -372,7 +373,7 @@ def test_second_process_is_refused(tmp_path: Path) -> None:
 def poison(monkeypatch: pytest.MonkeyPatch, bad: str, value: float) -> None:
     real = passes.batch_loss
 
-    def poisoned(model: Gemma3, batch: Batch, step: int = 0, recompute: bool = False) -> torch.Tensor:
+    def poisoned(model: Gemma3, batch: Batch, step: int = 0, recompute: Recompute = NOTHING) -> torch.Tensor:
         loss = real(model, batch, step, recompute)
         return loss * value if bad in batch.rows else loss
 

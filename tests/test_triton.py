@@ -72,12 +72,15 @@ def test_no_visible_key_lies_in_a_block_left_out(window: int) -> None:
         batch = forest(seed, 6, 150)
         seen = reference.visible(batch.position, batch.end, window).view(-1, 32, len(batch) // 32, 32)
         blocks = visible_blocks(batch.position.int(), batch.end.int(), window, 32)
-        for query, count in enumerate(blocks.key_counts.tolist()):
-            listed = set(blocks.keys[query, :count].tolist())
-            assert {key for key in range(seen.shape[2]) if seen[query, :, key].any()} <= listed
-        pairs = {(q, int(k)) for q, n in enumerate(blocks.key_counts.tolist()) for k in blocks.keys[q, :n]}
-        turned = {(int(q), k) for k, n in enumerate(blocks.query_counts.tolist()) for q in blocks.queries[k, :n]}
-        assert pairs == turned
+        for query, (whole, count) in enumerate(blocks.key_counts.tolist()):
+            listed = blocks.keys[query].tolist()
+            assert {key for key in range(seen.shape[2]) if seen[query, :, key].any()} <= set(listed[:count])
+            assert all(seen[query, :, key].all() for key in listed[:whole])
+        for which in (0, 1):
+            pairs = {(q, int(k)) for q, n in enumerate(blocks.key_counts.tolist()) for k in blocks.keys[q, : n[which]]}
+            turned = {(int(q), k) for k, n in enumerate(blocks.query_counts.tolist())
+                      for q in blocks.queries[k, : n[which]]}  # fmt: skip
+            assert pairs == turned
 
 
 def test_a_pack_that_is_not_padded_is_refused() -> None:

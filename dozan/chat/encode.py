@@ -5,8 +5,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TypeVar
+from functools import cached_property, partial
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dozan.chat.format import ChatFormat, Parsed, Rendered
 from dozan.chat.messages import Notes, read_turns
@@ -18,6 +21,7 @@ from dozan.rows.example import Example
 _SHOWN = 20
 _TOGETHER = 256
 _T = TypeVar("_T")
+Numbers = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,18 @@ class Tokens:
     row: str
     ids: tuple[int, ...]
     weights: tuple[float, ...]
+
+    @cached_property
+    def key(self) -> bytes:
+        """The ids as big-endian 32-bit numbers: sorted alike, and compared in one call."""
+        return np.array(self.ids, ">u4").tobytes()
+
+    @cached_property
+    def supervised(self) -> tuple[Numbers, Numbers]:
+        """Which ids are trained, int64 [S], and their weights, float32 [S]."""
+        weights = np.array(self.weights, np.float32)
+        (at,) = np.nonzero(weights > 0)
+        return at, weights[at]
 
 
 def encode_example(example: Example, chat: ChatFormat, tokenizer: Tokenizer, max_tokens: int) -> Tokens:

@@ -74,9 +74,9 @@ def read_turns(messages: Sequence[Message], notes: Notes) -> list[Turn]:
             calls = read_calls(message, where, notes)
             waiting = [call.name for call in calls]
             names.update(_call_ids(message))
-            turns.append(Turn("assistant", where, _text(message, where, notes).strip(), calls))
+            turns.append(Turn("assistant", where, message_text(message, where, notes).strip(), calls))
         else:
-            raw = _text(message, where, notes)
+            raw = message_text(message, where, notes)
             turns.append(Turn("user" if role == "user" else "developer", where, raw.strip(), raw=raw))
     return turns
 
@@ -154,7 +154,8 @@ def _arguments(value: Json, where: str, notes: Notes) -> dict[str, Json]:
     return cleaned
 
 
-def _text(message: Message, where: str, notes: Notes) -> str:
+def message_text(message: Message, where: str, notes: Notes) -> str:
+    """A message's text as it was given, text parts joined by lines; what is no text is noted and read as ""."""
     content = message.get("content")
     content = "" if content is None else _joined(content, where, notes)
     if not isinstance(content, str):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
+from dozan.chat.arranged import Arrangement, arranged
 from dozan.chat.format import ChatFormat
 from dozan.chat.messages import Notes, read_calls
 from dozan.chat.tokenizer import Tokenizer
@@ -16,16 +15,16 @@ from dozan.check.encoded import Encoded, encode_examples
 from dozan.check.row_rules.dialect import LABEL_KEYS
 from dozan.check.set_rules.balance import SIZE_VERDICTS
 from dozan.check.sharing import Sharing, key, measure
-from dozan.rows.arabic import ascii_digits, fold
 from dozan.rows.example import Example, Json
 from dozan.rows.splits import sentence_pattern
 
 SAMPLE = 4_000
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
-_WEEKDAYS = re.compile(
-    r"\b(?:mon|tues|wednes|thurs|fri|satur|sun)day\b|الاحد|الاثنين|الثلاثاء|الاربعاء|الخميس|الجمعه|السبت"
-)
-_LONGEST_LINE = 160
+_ARRANGEMENTS = {
+    "tools in one order": Arrangement("canonical"),
+    "date after the tools": Arrangement(now="after_tools"),
+    "both": Arrangement("canonical", "after_tools"),
+}
+"""What the options `data.tool_order` and `data.now` of a recipe would give."""
 
 
 @dataclass(frozen=True)
@@ -167,8 +166,8 @@ def measure_rows(
             kept[at : at + 1] = [(row.example, key(row.ids))]
     rows = [example for example, _ in kept]
     sharing = {"as they are": measure([packed for _, packed in kept], batch_rows, pack_tokens, seed)}
-    for name, change in _arrangements(counts.declared):
-        keys = _keys_of(map(change, rows), chat, tokenizer)
+    for name, arrangement in _ARRANGEMENTS.items():
+        keys = _keys_of(rows, arranged(chat, arrangement), tokenizer)
         if keys is not None:
             sharing[name] = measure(keys, batch_rows, pack_tokens, seed)
     return Stats(
@@ -181,42 +180,6 @@ def measure_rows(
 def size_verdict(rows: int) -> str:
     """What a set of so many rows is good for."""
     return f"{rows:,} rows: {next(words for least, words in SIZE_VERDICTS if rows >= least)}"
-
-
-def tools_in_order(example: Example, order: Mapping[str, int]) -> Example:
-    """The row with its tools sorted, by how many rows declare them and then by name, so that beginnings meet."""
-    tools = sorted(example.tools, key=lambda tool: (-order.get(_tool_name(tool), 0), _tool_name(tool)))
-    return replace(example, tools=tuple(tools))
-
-
-def now_after_tools(example: Example) -> Example:
-    """The row with the lines of its first message that tell the date in a message of their own, after the tools."""
-    first = example.messages[0] if example.messages else {}
-    text = first.get("content")
-    if first.get("role") not in ("developer", "system") or not isinstance(text, str):
-        return example
-    lines = text.split("\n")
-    dated = [line for line in lines if _tells_now(line)]
-    if not dated:
-        return example
-    rest = "\n".join(line for line in lines if line not in dated)
-    head = {**first, "content": rest}
-    return replace(example, messages=(head, {"role": "developer", "content": "\n".join(dated)}, *example.messages[1:]))
-
-
-def _tells_now(line: str) -> bool:
-    if len(line) > _LONGEST_LINE:
-        return False
-    return _DATE.search(ascii_digits(line)) is not None or _WEEKDAYS.search(fold(line)) is not None
-
-
-def _arrangements(declared: Mapping[str, int]) -> list[tuple[str, Callable[[Example], Example]]]:
-    ordered = partial(tools_in_order, order=declared)
-    return [
-        ("tools in one order", ordered),
-        ("date after the tools", now_after_tools),
-        ("both", lambda example: ordered(now_after_tools(example))),
-    ]
 
 
 def _keys_of(examples: Iterable[Example], chat: ChatFormat, tokenizer: Tokenizer) -> list[bytes] | None:

@@ -34,4 +34,4 @@ def pack_attention(position: Tensor, end: Tensor, window: int, scale: float) -> 
         return TrieAttention(position, end, window, scale)
     from dozan.kernels.attention_triton import TritonTrieAttention
 
-    return TritonTrieAttention(position, end, window, scale)
+    return TritonTrieAttention(position, end, window, scale, torch.are_deterministic_algorithms_enabled())

@@ -1,8 +1,10 @@
 """Attention over a forest of tries in Triton: forward, and a backward pass whose keys are spread over the GPU.
 
-Flash attention (Dao, arXiv:2307.08691) over lists of visible blocks. The trunk of a trie is seen by every branch: its
-few key blocks gather the gradients of all queries, which would leave most of a GPU idle (61 % of a step with
-flex_attention). Here the queries of a key block are dealt out to SPLITS programs that add up atomically in fp32.
+Flash attention (Dao, arXiv:2307.08691) over lists of visible blocks; blocks that are seen whole come first and need no
+mask. Query heads that share a key head stand below one another in a tile. The trunk of a trie is seen by every branch:
+its few key blocks gather the gradients of all queries, which would leave most of a GPU idle (61 % of a step with
+flex_attention). Here the queries of a key block are dealt out to programs by how many they are, and added up
+atomically in fp32 where one program does not do.
 Shapes: T tokens (a multiple of PADDED), H query heads, K key heads, E head size.
 """
 
@@ -19,7 +21,10 @@ from torch import Tensor
 PADDED = 64
 """Packs are padded to a multiple of this."""
 
-SPLITS = 8
+_DEALT, _PROGRAMS = 16, 64
+"""Tiles of queries that a program of the keys' backward pass takes at least, and how many programs share a block."""
+_STAGES = {"forward": 2, "queries": 1, "keys": 1}
+"""Loads in flight: what shared memory holds at head size 256."""
 _LOG2E = 1.4426950408889634
 
 
@@ -27,7 +32,8 @@ _LOG2E = 1.4426950408889634
 class Blocks:
     """Which blocks see which: for each query block its key blocks, and for each key block its query blocks.
 
-    counts int32 [N], lists int32 [N, N] (the first `counts` of a row count), N = T / size.
+    counts int32 [N, 2]: how many are seen whole, and how many at all; lists int32 [N, N], those seen whole first (the
+    first `counts[:, 1]` of a row count). N = T / size.
     """
 
     size: int
@@ -47,15 +53,16 @@ class TritonTrieAttention:
         if len(end) % PADDED:
             raise ValueError(f"{len(end)} tokens are no multiple of {PADDED}; pad the pack")
         self.position, self.end = position.to(torch.int32), end.to(torch.int32)
-        self.window, self.scale, self.splits = window, scale, 1 if deterministic else SPLITS
-        self._everything = len(end) + 1
+        self.window, self.scale, self.programs = window, scale, 1 if deterministic else _PROGRAMS
+        # A multiple of 16 like a sliding window, or Triton compiles every kernel a second time.
+        self._everything = len(end) + PADDED
         self._blocks: dict[tuple[int, int], Blocks] = {}
 
     def __call__(self, layer: int, sliding: bool, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q [T, H, E], k, v [T, K, E] -> [T, H, E]."""
         window = self.window if sliding else self._everything
         blocks = self._visible(window, 64 if q.element_size() == 2 else 32)
-        out: Tensor = _Attention.apply(q, k, v, self.position, self.end, blocks, window, self.scale, self.splits)
+        out: Tensor = _Attention.apply(q, k, v, self.position, self.end, blocks, window, self.scale, self.programs)
         return out
 
     def _visible(self, window: int, size: int) -> Blocks:
@@ -68,31 +75,36 @@ def visible_blocks(position: Tensor, end: Tensor, window: int, size: int) -> Blo
     """The pairs of blocks of `size` tokens in which some key may be seen; errs to the safe side."""
     ends, depths = end.view(-1, size), position.view(-1, size)
     block = torch.arange(len(ends), device=end.device, dtype=torch.int32)
-    seen = (block[None] <= block[:, None]) & (ends.amax(1)[None] > (block * size)[:, None])
+    first = block * size
+    seen = (block[None] <= block[:, None]) & (ends.amax(1)[None] > first[:, None])
     seen &= depths.amin(1)[:, None] - depths.amax(1)[None] < window
-    return Blocks(size, *_listed(seen), *_listed(seen.T))
+    whole = (block[None] < block[:, None]) & (ends.amin(1)[None] >= first[:, None] + size)
+    whole &= depths.amax(1)[:, None] - depths.amin(1)[None] < window
+    return Blocks(size, *_listed(seen, whole), *_listed(seen.T, whole.T))
 
 
-def _listed(seen: Tensor) -> tuple[Tensor, Tensor]:
+def _listed(seen: Tensor, whole: Tensor) -> tuple[Tensor, Tensor]:
     # A transposed input would give transposed indices.
-    order = seen.to(torch.int8).contiguous().argsort(dim=1, descending=True, stable=True)
-    return seen.sum(1, dtype=torch.int32), order.to(torch.int32).contiguous()
+    order = (seen.to(torch.int8) + whole).contiguous().argsort(dim=1, descending=True, stable=True)
+    counts = torch.stack((whole.sum(1, dtype=torch.int32), seen.sum(1, dtype=torch.int32)), 1)
+    return counts.contiguous(), order.to(torch.int32).contiguous()
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, position: Tensor, end: Tensor, blocks: Blocks, window: int,
-        scale: float, splits: int,
+        scale: float, programs: int,
     ) -> Tensor:  # fmt: skip
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         out, lse = torch.empty_like(q), torch.empty(q.shape[1], len(q), dtype=torch.float32, device=q.device)
-        _forward[(len(q) // blocks.size, q.shape[1])](
+        constants = _constants(q, k, blocks)
+        _forward[(len(q) // blocks.size, q.shape[1] // constants["G"])](
             q, k, v, out, lse, position, end, blocks.key_counts, blocks.keys, len(q), window, scale * _LOG2E,
-            **_constants(q, k, blocks), num_stages=2,
+            **constants, num_stages=_STAGES["forward"],
         )  # fmt: skip
         ctx.save_for_backward(q, k, v, out, lse, position, end)
-        ctx.blocks, ctx.window, ctx.scale, ctx.splits = blocks, window, scale, splits
+        ctx.blocks, ctx.window, ctx.scale, ctx.programs = blocks, window, scale, programs
         return out
 
     @staticmethod
@@ -100,133 +112,184 @@ class _Attention(torch.autograd.Function):
         q, k, v, out, lse, position, end = ctx.saved_tensors
         blocks, constants = ctx.blocks, _constants(q, k, ctx.blocks)
         (tokens, heads, _), shared = q.shape, k.shape[1]
-        d_out = outer[0].contiguous()
-        inner = (d_out.float() * out.float()).sum(-1).T.contiguous()  # [H, T]
-        d_q = torch.empty_like(q)
-        _backward_queries[(tokens // blocks.size, heads)](
-            q, k, v, d_out, lse, inner, d_q, position, end, blocks.key_counts, blocks.keys, tokens, ctx.window,
-            ctx.scale, **constants, num_stages=1,
+        d_out, d_q, inner = outer[0].contiguous(), torch.empty_like(q), torch.empty_like(lse)
+        _backward_queries[(tokens // blocks.size, heads // constants["G"])](
+            q, k, v, out, d_out, lse, inner, d_q, position, end, blocks.key_counts, blocks.keys, tokens, ctx.window,
+            ctx.scale, **constants, num_stages=_STAGES["queries"],
         )  # fmt: skip
-        alone = ctx.splits == 1
-        make = torch.empty if alone else torch.zeros
-        d_k, d_v = (make(k.shape, dtype=torch.float32, device=k.device) for _ in range(2))
-        _backward_keys[(tokens // blocks.size, shared if alone else heads, ctx.splits)](
+        d_k, d_v = (torch.zeros(k.shape, dtype=torch.float32, device=k.device) for _ in range(2))
+        _backward_keys[(tokens // blocks.size, shared, ctx.programs)](
             q, k, v, d_out, lse, inner, d_k, d_v, position, end, blocks.query_counts, blocks.queries, tokens,
-            ctx.window, ctx.scale, ALONE=alone, **constants, num_stages=1,
+            ctx.window, ctx.scale, DEALT=_DEALT, **constants, num_stages=_STAGES["keys"],
         )  # fmt: skip
         return d_q, d_k.to(k.dtype), d_v.to(v.dtype), None, None, None, None, None, None
 
 
 def _constants(q: Tensor, k: Tensor, blocks: Blocks) -> dict[str, Any]:
-    """What the kernels are compiled for: heads, sizes, and products of fp32 in fp32 rather than TF32."""
+    """What the kernels are compiled for: heads, sizes, heads in a tile, and fp32 products in fp32 rather than TF32."""
     _, heads, size = q.shape
     precision = "ieee" if q.dtype == torch.float32 else "tf32"
-    return {"H": heads, "K": k.shape[1], "E": size, "B": blocks.size, "P": precision,
-            "num_warps": 4 if size <= 128 else 8}  # fmt: skip
+    together = 2 if heads // k.shape[1] % 2 == 0 else 1
+    return {"H": heads, "K": k.shape[1], "E": size, "B": blocks.size, "G": together, "P": precision,
+            "num_warps": 4 if size * together <= 128 else 8}  # fmt: skip
+
+
+@triton.jit
+def _rows(block, group, H: tl.constexpr, E: tl.constexpr, B: tl.constexpr, G: tl.constexpr):
+    """A tile of G heads of a block's tokens: tokens [G * B], heads [G * B], places in [T, H, E]."""
+    lane = tl.arange(0, G * B)
+    token, head = block * B + lane % B, group * G + lane // B
+    place = (token[:, None].to(tl.int64) * H + head[:, None]) * E + tl.arange(0, E)[None, :]
+    return token, head, place
 
 
 @triton.jit
 def _visible(query, key, end, position_q, position_k, window):
-    """[B, B] with queries down and keys across."""
+    """Queries down, keys across."""
     before = (key[None, :] <= query[:, None]) & (query[:, None] < end[None, :])
     return before & (position_q[:, None] - position_k[None, :] < window)
 
 
 @triton.jit
-def _forward(
-    Q, KEY, V, OUT, LSE, POSITION, END, COUNTS, LISTS, tokens, window, scale,
-    H: tl.constexpr, K: tl.constexpr, E: tl.constexpr, B: tl.constexpr, P: tl.constexpr,
+def _attend(
+    q, query, position_q, most, total, mixed, block, KEY, V, POSITION, END, window, scale, head,
+    K: tl.constexpr, E: tl.constexpr, B: tl.constexpr, P: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    block, head = tl.program_id(0), tl.program_id(1)
-    lane, column = tl.arange(0, B), tl.arange(0, E)
-    query = block * B + lane
-    place = (query[:, None].to(tl.int64) * H + head) * E + column[None, :]
-    q = tl.load(Q + place)
-    position_q = tl.load(POSITION + query)
-    most = tl.full([B], float("-inf"), tl.float32)
-    total = tl.zeros([B], tl.float32)
-    mixed = tl.zeros([B, E], tl.float32)
-    blocks = tokens // B
-    for i in range(tl.load(COUNTS + block)):
-        key = tl.load(LISTS + block.to(tl.int64) * blocks + i) * B + lane
-        where = (key[:, None].to(tl.int64) * K + head // (H // K)) * E + column[None, :]
-        k = tl.load(KEY + where)
-        scores = tl.dot(q, tl.trans(k), input_precision=P) * scale
+    """One more block of keys."""
+    key = block * B + tl.arange(0, B)
+    where = (key[:, None].to(tl.int64) * K + head) * E + tl.arange(0, E)[None, :]
+    scores = tl.dot(q, tl.trans(tl.load(KEY + where)), input_precision=P) * scale
+    if MASKED:
         seen = _visible(query, key, tl.load(END + key), position_q, tl.load(POSITION + key), window)
         scores = tl.where(seen, scores, float("-inf"))
-        higher = tl.maximum(most, tl.max(scores, 1))
-        base = tl.where(higher == float("-inf"), 0.0, higher)
-        weights = tl.exp2(scores - base[:, None])
-        shrink = tl.exp2(most - base)
-        total = total * shrink + tl.sum(weights, 1)
-        v = tl.load(V + where)
-        mixed = mixed * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision=P)
-        most = higher
+    higher = tl.maximum(most, tl.max(scores, 1))
+    base = tl.where(higher == float("-inf"), 0.0, higher)
+    weights = tl.exp2(scores - base[:, None])
+    shrink = tl.exp2(most - base)
+    v = tl.load(V + where)
+    mixed = mixed * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision=P)
+    return higher, total * shrink + tl.sum(weights, 1), mixed
+
+
+@triton.jit
+def _forward(
+    Q, KEY, V, OUT, LSE, POSITION, END, COUNTS, LISTS, tokens, window, scale,
+    H: tl.constexpr, K: tl.constexpr, E: tl.constexpr, B: tl.constexpr, G: tl.constexpr, P: tl.constexpr,
+):  # fmt: skip
+    block, group = tl.program_id(0), tl.program_id(1)
+    query, head, place = _rows(block, group, H, E, B, G)
+    q, position_q = tl.load(Q + place), tl.load(POSITION + query)
+    shared = group * G // (H // K)
+    most = tl.full([G * B], float("-inf"), tl.float32)
+    total, mixed = tl.zeros([G * B], tl.float32), tl.zeros([G * B, E], tl.float32)
+    line = LISTS + block.to(tl.int64) * (tokens // B)
+    whole, count = tl.load(COUNTS + 2 * block), tl.load(COUNTS + 2 * block + 1)
+    for i in range(whole):
+        most, total, mixed = _attend(q, query, position_q, most, total, mixed, tl.load(line + i), KEY, V, POSITION,
+                                     END, window, scale, shared, K, E, B, P, False)  # fmt: skip
+    for i in range(whole, count):
+        most, total, mixed = _attend(q, query, position_q, most, total, mixed, tl.load(line + i), KEY, V, POSITION,
+                                     END, window, scale, shared, K, E, B, P, True)  # fmt: skip
     tl.store(OUT + place, (mixed / total[:, None]).to(OUT.dtype.element_ty))
     tl.store(LSE + head.to(tl.int64) * tokens + query, most + tl.log2(total))
 
 
 @triton.jit
-def _backward_queries(
-    Q, KEY, V, DOUT, LSE, INNER, DQ, POSITION, END, COUNTS, LISTS, tokens, window, scale,
-    H: tl.constexpr, K: tl.constexpr, E: tl.constexpr, B: tl.constexpr, P: tl.constexpr,
+def _score_gradient(
+    q, k, v, d_out, lse, inner, query, key, end, position_q, position_k, window, scale,
+    P: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    block, head = tl.program_id(0), tl.program_id(1)
-    lane, column = tl.arange(0, B), tl.arange(0, E)
-    query = block * B + lane
-    place = (query[:, None].to(tl.int64) * H + head) * E + column[None, :]
-    q, d_out = tl.load(Q + place), tl.load(DOUT + place)
+    """Weights and the gradient of the scores, both [queries, keys] in fp32."""
+    scores = tl.dot(q, tl.trans(k), input_precision=P) * (scale * 1.4426950408889634)
+    weights = tl.exp2(scores - lse[:, None])
+    if MASKED:
+        weights = tl.where(_visible(query, key, end, position_q, position_k, window), weights, 0.0)
+    d_weights = tl.dot(d_out, tl.trans(v), input_precision=P)
+    return weights, weights * (d_weights - inner[:, None]) * scale
+
+
+@triton.jit
+def _query_gradient(
+    d_q, q, d_out, lse, inner, query, position_q, block, KEY, V, POSITION, END, window, scale, head,
+    K: tl.constexpr, E: tl.constexpr, B: tl.constexpr, P: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    key = block * B + tl.arange(0, B)
+    where = (key[:, None].to(tl.int64) * K + head) * E + tl.arange(0, E)[None, :]
+    k, v = tl.load(KEY + where), tl.load(V + where)
+    _, d_scores = _score_gradient(q, k, v, d_out, lse, inner, query, key, tl.load(END + key), position_q,
+                                  tl.load(POSITION + key), window, scale, P, MASKED)  # fmt: skip
+    return d_q + tl.dot(d_scores.to(k.dtype), k, input_precision=P)
+
+
+@triton.jit
+def _backward_queries(
+    Q, KEY, V, OUT, DOUT, LSE, INNER, DQ, POSITION, END, COUNTS, LISTS, tokens, window, scale,
+    H: tl.constexpr, K: tl.constexpr, E: tl.constexpr, B: tl.constexpr, G: tl.constexpr, P: tl.constexpr,
+):  # fmt: skip
+    """The gradient of the queries, and INNER, each output times its gradient, which that of the keys needs too."""
+    block, group = tl.program_id(0), tl.program_id(1)
+    query, head, place = _rows(block, group, H, E, B, G)
+    q, d_out, position_q = tl.load(Q + place), tl.load(DOUT + place), tl.load(POSITION + query)
     row = head.to(tl.int64) * tokens + query
-    lse, inner, position_q = tl.load(LSE + row), tl.load(INNER + row), tl.load(POSITION + query)
-    d_q = tl.zeros([B, E], tl.float32)
-    blocks = tokens // B
-    for i in range(tl.load(COUNTS + block)):
-        key = tl.load(LISTS + block.to(tl.int64) * blocks + i) * B + lane
-        where = (key[:, None].to(tl.int64) * K + head // (H // K)) * E + column[None, :]
-        k = tl.load(KEY + where)
-        scores = tl.dot(q, tl.trans(k), input_precision=P) * (scale * 1.4426950408889634)
-        seen = _visible(query, key, tl.load(END + key), position_q, tl.load(POSITION + key), window)
-        weights = tl.where(seen, tl.exp2(scores - lse[:, None]), 0.0)
-        d_weights = tl.dot(d_out, tl.trans(tl.load(V + where)), input_precision=P)
-        d_scores = weights * (d_weights - inner[:, None]) * scale
-        d_q += tl.dot(d_scores.to(k.dtype), k, input_precision=P)
+    lse = tl.load(LSE + row)
+    inner = tl.sum(d_out.to(tl.float32) * tl.load(OUT + place).to(tl.float32), 1)
+    tl.store(INNER + row, inner)
+    shared = group * G // (H // K)
+    d_q = tl.zeros([G * B, E], tl.float32)
+    line = LISTS + block.to(tl.int64) * (tokens // B)
+    whole, count = tl.load(COUNTS + 2 * block), tl.load(COUNTS + 2 * block + 1)
+    for i in range(whole):
+        d_q = _query_gradient(d_q, q, d_out, lse, inner, query, position_q, tl.load(line + i), KEY, V, POSITION, END,
+                              window, scale, shared, K, E, B, P, False)  # fmt: skip
+    for i in range(whole, count):
+        d_q = _query_gradient(d_q, q, d_out, lse, inner, query, position_q, tl.load(line + i), KEY, V, POSITION, END,
+                              window, scale, shared, K, E, B, P, True)  # fmt: skip
     tl.store(DQ + place, d_q.to(DQ.dtype.element_ty))
 
 
 @triton.jit
-def _backward_keys(
-    Q, KEY, V, DOUT, LSE, INNER, DK, DV, POSITION, END, COUNTS, LISTS, tokens, window, scale,
-    H: tl.constexpr, K: tl.constexpr, E: tl.constexpr, B: tl.constexpr, P: tl.constexpr,
-    ALONE: tl.constexpr,
+def _key_gradient(
+    d_k, d_v, k, v, key, end, position_k, item, first, line, Q, DOUT, LSE, INNER, POSITION, tokens, window, scale,
+    H: tl.constexpr, K: tl.constexpr, E: tl.constexpr, B: tl.constexpr, G: tl.constexpr, P: tl.constexpr,
+    MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Keys of one block against every SPLITS-th of its query blocks, for one query head (ALONE: all of a key head)."""
-    block, split = tl.program_id(0), tl.program_id(2)
-    count = tl.load(COUNTS + block)
-    if split < count:
-        lane, column = tl.arange(0, B), tl.arange(0, E)
-        key = block * B + lane
-        shared = tl.program_id(1) if ALONE else tl.program_id(1) // (H // K)
-        where = (key[:, None].to(tl.int64) * K + shared) * E + column[None, :]
-        k, v = tl.load(KEY + where), tl.load(V + where)
-        end, position_k = tl.load(END + key), tl.load(POSITION + key)
+    groups: tl.constexpr = H // K // G
+    query, head, place = _rows(tl.load(line + item // groups), first + item % groups, H, E, B, G)
+    q, d_out = tl.load(Q + place), tl.load(DOUT + place)
+    row = head.to(tl.int64) * tokens + query
+    weights, d_scores = _score_gradient(q, k, v, d_out, tl.load(LSE + row), tl.load(INNER + row), query, key, end,
+                                        tl.load(POSITION + query), position_k, window, scale, P, MASKED)  # fmt: skip
+    d_v += tl.dot(tl.trans(weights.to(d_out.dtype)), d_out, input_precision=P)
+    d_k += tl.dot(tl.trans(d_scores.to(q.dtype)), q, input_precision=P)
+    return d_k, d_v
+
+
+@triton.jit
+def _backward_keys(
+    Q, KEY, V, DOUT, LSE, INNER, DK, DV, POSITION, END, COUNTS, LISTS, tokens, window, scale, DEALT: tl.constexpr,
+    H: tl.constexpr, K: tl.constexpr, E: tl.constexpr, B: tl.constexpr, G: tl.constexpr, P: tl.constexpr,
+):  # fmt: skip
+    """Keys of one block and head against the tiles of queries dealt to this program of those that share the block."""
+    block, shared, program = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    groups: tl.constexpr = H // K // G
+    whole = tl.load(COUNTS + 2 * block) * groups
+    count = tl.load(COUNTS + 2 * block + 1) * groups
+    programs = tl.minimum(tl.num_programs(2), tl.cdiv(count, DEALT))
+    if program < programs:
+        key = block * B + tl.arange(0, B)
+        where = (key[:, None].to(tl.int64) * K + shared) * E + tl.arange(0, E)[None, :]
+        k, v, end, position_k = tl.load(KEY + where), tl.load(V + where), tl.load(END + key), tl.load(POSITION + key)
         d_k, d_v = tl.zeros([B, E], tl.float32), tl.zeros([B, E], tl.float32)
-        blocks = tokens // B
-        first = shared * (H // K) if ALONE else tl.program_id(1)
-        for head in range(first, first + (H // K if ALONE else 1)):
-            for i in range(split, count, tl.num_programs(2)):
-                query = tl.load(LISTS + block.to(tl.int64) * blocks + i) * B + lane
-                place = (query[:, None].to(tl.int64) * H + head) * E + column[None, :]
-                q, d_out = tl.load(Q + place), tl.load(DOUT + place)
-                row = head * tokens.to(tl.int64) + query
-                lse, inner = tl.load(LSE + row), tl.load(INNER + row)
-                scores = tl.dot(q, tl.trans(k), input_precision=P) * (scale * 1.4426950408889634)
-                seen = _visible(query, key, end, tl.load(POSITION + query), position_k, window)
-                weights = tl.where(seen, tl.exp2(scores - lse[:, None]), 0.0)
-                d_v += tl.dot(tl.trans(weights.to(d_out.dtype)), d_out, input_precision=P)
-                d_weights = tl.dot(d_out, tl.trans(v), input_precision=P)
-                d_scores = weights * (d_weights - inner[:, None]) * scale
-                d_k += tl.dot(tl.trans(d_scores.to(q.dtype)), q, input_precision=P)
-        if ALONE:
+        line = LISTS + block.to(tl.int64) * (tokens // B)
+        first = shared * groups
+        for item in range(program, whole, programs):
+            d_k, d_v = _key_gradient(d_k, d_v, k, v, key, end, position_k, item, first, line, Q, DOUT, LSE, INNER,
+                                     POSITION, tokens, window, scale, H, K, E, B, G, P, False)  # fmt: skip
+        masked = program + tl.cdiv(tl.maximum(whole - program, 0), programs) * programs
+        for item in range(masked, count, programs):
+            d_k, d_v = _key_gradient(d_k, d_v, k, v, key, end, position_k, item, first, line, Q, DOUT, LSE, INNER,
+                                     POSITION, tokens, window, scale, H, K, E, B, G, P, True)  # fmt: skip
+        if programs == 1:
             tl.store(DK + where, d_k)
             tl.store(DV + where, d_v)
         else:

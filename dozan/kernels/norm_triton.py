@@ -95,7 +95,8 @@ def _backward(GRAD, X, W, INVERSE, OUT, rows, size, ROWS: tl.constexpr, WIDTH: t
     tl.store(OUT + place, ((grad - normed * mean) * inverse).to(OUT.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+# A single head is no kernel of its own.
+@triton.jit(do_not_specialize=["heads"])
 def _rotated_forward(X, W, COS, SIN, OUT, INVERSE, rows, heads, half, eps,
                      ROWS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
     row, column, inside = _tile(rows, half, ROWS, WIDTH)
@@ -113,7 +114,7 @@ def _rotated_forward(X, W, COS, SIN, OUT, INVERSE, rows, heads, half, eps,
     tl.store(INVERSE + row, inverse, mask=row < rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads"])
 def _rotated_backward(GRAD, X, W, COS, SIN, INVERSE, OUT, rows, heads, half,
                       ROWS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
     row, column, inside = _tile(rows, half, ROWS, WIDTH)

@@ -6,11 +6,17 @@ import functools
 import importlib.util
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 # Packs differ in length, and oneDNN would keep 1,024 kinds of products: 3 GiB more after 200 steps in bfloat16.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+# Packs of several lengths leave gaps that no other fits into: twice the memory reserved that is used.
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+# cuBLAS adds in one order only with a workspace that it knows beforehand; this is the size it takes anyway.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 _TOKENS, _WIDTH, _OUTPUTS = 1024, 256, 384
 _TRIES = 7
@@ -26,6 +32,17 @@ def training_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
     return torch.bfloat16 if _cpu_gain() >= _GAIN else torch.float32
+
+
+@contextmanager
+def determinism(wanted: bool) -> Iterator[None]:
+    """Within it, sums on a GPU have one order if `wanted`, at a price in speed; PyTorch's own switch."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(wanted or before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,19 +10,24 @@ from pathlib import Path
 import torch
 
 from dozan.chat import chat_format, detect_chat
+from dozan.chat.arranged import AS_GIVEN, Arrangement, arranged, read_arrangement
 from dozan.chat.format import ChatFormat
 from dozan.chat.tokenizer import Tokenizer
 from dozan.errors import InputError
-from dozan.model.files import read_json
+from dozan.model.files import read_json, write_whole
 from dozan.model.gemma3 import Gemma3, Gemma3Config
 from dozan.model.hub import resolve_model, run_base
 from dozan.model.peft_format import ADAPTER_CONFIG, load_adapter
 from dozan.model.weights import load_model
 
+ARRANGEMENT = "dozan.json"
+"""The file of a merged folder that says how the rows were laid out on which it was trained."""
+
 
 @dataclass(frozen=True)
 class Bundle:
-    """What belongs together; `base_folder` holds the model's own files, `adapter_folder` the adapter's if any."""
+    """What belongs together; `chat` lays rows out as in training, `base_folder` holds the model's own files,
+    `adapter_folder` the adapter's if any."""
 
     model: Gemma3
     config: Gemma3Config
@@ -37,12 +43,13 @@ def open_model(
     """Open a run folder, a PEFT adapter folder (a run's checkpoint is one), a Hugging Face folder or a hub id.
 
     dtype: "auto" (float32, on the CPU), float32, bfloat16 or float16. Without `with_adapter`, a run or an adapter gives
-    its base. chat: a format's name, or "auto": what the run was trained with, else by the tokenizer. Raises InputError.
+    its base. chat: a format's name, or "auto": what the run was trained with, else by the tokenizer. Either way rows
+    are laid out as the run or the merged folder says (`chat.arranged`). Raises InputError.
     """
-    base, adapter_folder, trained_chat = _parts(Path(path).expanduser(), str(path))
+    base, adapter_folder, trained_chat, arrangement = _parts(Path(path).expanduser(), str(path))
     tokenizer = Tokenizer.load(base)
     named = trained_chat if chat == "auto" else chat
-    form = detect_chat(tokenizer) if named == "auto" else chat_format(named)
+    form = arranged(detect_chat(tokenizer) if named == "auto" else chat_format(named), arrangement)
     model = load_model(base, "float32" if dtype == "auto" else dtype)
     check_rows(base, tokenizer, form, model.config.vocab_size)
     if not with_adapter or adapter_folder is None:
@@ -53,23 +60,45 @@ def open_model(
     return Bundle(model.eval(), model.config, tokenizer, form, base, adapter_folder)
 
 
-def _parts(folder: Path, name: str) -> tuple[Path, Path | None, str]:
-    """The base folder, the adapter's folder if any, and the chat format by name."""
+def _parts(folder: Path, name: str) -> tuple[Path, Path | None, str, Arrangement]:
+    """The base folder, the adapter's folder if any, the chat format by name, and how rows are laid out."""
     if (folder / "run.json").is_file():
-        return resolve_model(run_base(folder)), folder / "adapter", _run_chat(folder)
+        return resolve_model(run_base(folder)), folder / "adapter", *_run_chat(folder)
     if (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file():
         config = folder / ADAPTER_CONFIG
         base = read_json(config).get("base_model_name_or_path")
         if not isinstance(base, str) or not base:
             raise InputError(f"{config}: base_model_name_or_path is {base!r}; name the base model there")
         runs = [parent for parent in (folder.parent, folder.parent.parent) if (parent / "run.json").is_file()]
-        return resolve_model(base), folder, _run_chat(runs[0]) if runs else "auto"
-    return resolve_model(name), None, "auto"
+        return resolve_model(base), folder, *(_run_chat(runs[0]) if runs else ("auto", AS_GIVEN))
+    checkpoint = resolve_model(name)
+    return checkpoint, None, "auto", folder_arrangement(checkpoint)
 
 
-def _run_chat(run: Path) -> str:
-    """The chat format that a run was trained with."""
-    return str(read_json(run / "run.json").get("chat") or "auto")
+def _run_chat(run: Path) -> tuple[str, Arrangement]:
+    """The chat format that a run was trained with, by name, and how its rows were laid out."""
+    record = read_json(run / "run.json")
+    data = (record.get("recipe") or {}).get("data") or {}
+    return str(record.get("chat") or "auto"), read_arrangement(data, f"{run / 'run.json'}: recipe.data")
+
+
+def folder_arrangement(folder: Path) -> Arrangement:
+    """How rows were laid out on which a checkpoint was trained, by its dozan.json; as given without one.
+
+    Raises InputError for a file that cannot be read.
+    """
+    path = folder / ARRANGEMENT
+    return read_arrangement(read_json(path), str(path)) if path.is_file() else AS_GIVEN
+
+
+def write_arrangement(folder: Path, arrangement: Arrangement) -> None:
+    """Write the folder's dozan.json: the options, and what an application must do for them."""
+    text = json.dumps({**arrangement.values(), "prompt": arrangement.prompt()}, ensure_ascii=False, indent=1)
+
+    def write(path: Path) -> None:
+        path.write_text(text + "\n", encoding="utf-8")
+
+    write_whole(folder / ARRANGEMENT, write)
 
 
 def check_rows(folder: Path, tokenizer: Tokenizer, chat: ChatFormat, rows: int) -> None:

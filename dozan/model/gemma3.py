@@ -14,12 +14,12 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from dozan.errors import InputError
 from dozan.kernels.geglu import geglu
 from dozan.kernels.norm import rms_norm, rotated_norm
 from dozan.model.adapter import project
+from dozan.model.recompute import NOTHING, Recompute
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -206,10 +206,10 @@ class Gemma3(nn.Module):
         """[V, D], also the head."""
         return self.model.embed_tokens.weight
 
-    def forward(self, ids: Tensor, position: Tensor, attend: Attend, recompute: bool = False) -> Tensor:
+    def forward(self, ids: Tensor, position: Tensor, attend: Attend, recompute: Recompute = NOTHING) -> Tensor:
         """Hidden states [T, D] after the final norm, in the weights' dtype.
 
-        ids, position: int64 [T]. With `recompute`, a layer's activations are computed again in the backward pass
+        ids, position: int64 [T]. recompute: the layers whose activations are computed again in the backward pass
         instead of being kept.
         """
         config, dtype = self.config, self.embedding.dtype
@@ -217,9 +217,9 @@ class Gemma3(nn.Module):
         x = self.model.embed_tokens(ids) * torch.tensor(config.hidden_size**0.5, dtype=dtype)
         full = rope_table(position, config.rope_theta, config.rope_factor, config.head_dim, dtype)
         local = rope_table(position, config.rope_local_theta, 1.0, config.head_dim, dtype)
-        for layer in self.model.layers:
-            rope = local if layer.sliding else full
-            x = checkpoint(layer, x, rope, attend, use_reentrant=False) if recompute else layer(x, rope, attend)
+        run = recompute.runner()
+        for i, layer in enumerate(self.model.layers):
+            x = run(i, layer, x, local if layer.sliding else full, attend)
         return self.model.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

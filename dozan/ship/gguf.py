@@ -22,6 +22,7 @@ import torch
 from gguf import GGMLQuantizationType as Type
 from torch import Tensor, nn
 
+from dozan.chat.arranged import arrangement_of
 from dozan.errors import InputError
 from dozan.model.adapter import AdaptedLinear, merged_weight
 from dozan.model.bundle import Bundle
@@ -54,6 +55,8 @@ LAYER = {
 """Module of a layer -> llama.cpp's name for its weight."""
 
 LARGEST_F16 = 65504.0
+ARRANGEMENT_KEY = "dozan."
+"""Before the name of each option of `chat.arranged.Arrangement`: keys of ours, which llama.cpp passes over."""
 CHUNK_ELEMENTS = 1 << 24
 """Elements converted at once: 64 MiB of fp32."""
 METADATA_BYTES = 64 << 20
@@ -154,6 +157,8 @@ def _metadata(writer: gguf.GGUFWriter, bundle: Bundle, kind: str) -> None:
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(config.rope_factor)
     _tokenizer(writer, bundle)
+    for option, value in arrangement_of(bundle.chat).values().items():
+        writer.add_string(ARRANGEMENT_KEY + option, value)
 
 
 def _tokenizer(writer: gguf.GGUFWriter, bundle: Bundle) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
+from dozan.chat.arranged import arrangement_of
 from dozan.errors import InputError
 from dozan.model.adapter import merged_tensors
-from dozan.model.bundle import Bundle, open_model
+from dozan.model.bundle import Bundle, folder_arrangement, open_model, write_arrangement
 from dozan.model.gemma3 import Gemma3
 from dozan.model.weights import load_model, save_merged
 from dozan.ship.parity import (
@@ -38,7 +39,8 @@ class MergeCertificate:
 
 
 def merge(run: str | Path, out: str | Path) -> Path:
-    """Write the folder `out`: `run`'s base with its adapter merged in, every other byte as in the base.
+    """Write the folder `out`: `run`'s base with its adapter merged in, every other byte as in the base, and
+    dozan.json when prompts are laid out otherwise than the base's.
 
     Then read it back and compare. Raises InputError when there is nothing to merge, ExportFailed (the folder renamed to
     `.FAILED`) when it does not compute what the run computes.
@@ -47,6 +49,8 @@ def merge(run: str | Path, out: str | Path) -> Path:
     if bundle.adapter_folder is None:
         raise InputError(f"{run}: has no adapter, there is nothing to merge; give a run's folder")
     save_merged(bundle.base_folder, bundle.model, out)
+    if arrangement_of(bundle.chat) != folder_arrangement(Path(out)):
+        write_arrangement(Path(out), arrangement_of(bundle.chat))
     certify_merged(bundle, Path(out))
     return Path(out)
 

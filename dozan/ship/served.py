@@ -25,7 +25,8 @@ Complete = Callable[[Sequence[Sequence[int]], int, OnProgress | None], list[list
 
 @dataclass(frozen=True)
 class Served:
-    """`complete(prompts, max_new_tokens, on_progress)` continues token ids greedily, the stop id cut off."""
+    """`complete(prompts, max_new_tokens, on_progress)` continues token ids greedily, the stop id cut off; `chat` lays
+    rows out as in training."""
 
     tokenizer: Tokenizer
     chat: ChatFormat
@@ -71,13 +72,11 @@ def serve_bundle(bundle: Bundle) -> Served:
     )
 
 
-def serve_gguf(gguf: str | Path, tokenizer: Tokenizer | None = None, chat: ChatFormat | None = None) -> Served:
-    """A GGUF in llama.cpp. The tokenizer is read from the file when none is given."""
-    from dozan.chat import detect_chat
+def serve_gguf(gguf: str | Path) -> Served:
+    """A GGUF in llama.cpp, with the tokenizer and the arrangement of rows that it carries."""
     from dozan.ship.llamacpp import complete
 
-    tokenizer = tokenizer or read_tokenizer(gguf)
-    chat = chat or detect_chat(tokenizer)
+    tokenizer, chat = read_gguf(gguf)
     stops = [tokenizer.id(token) for token in chat.stop_tokens]
     return Served(
         tokenizer,
@@ -86,9 +85,16 @@ def serve_gguf(gguf: str | Path, tokenizer: Tokenizer | None = None, chat: ChatF
     )
 
 
-def read_tokenizer(gguf: str | Path) -> Tokenizer:
-    """The tokenizer that a GGUF carries. Raises InputError for a file without a SentencePiece BPE."""
+def read_gguf(gguf: str | Path) -> tuple[Tokenizer, ChatFormat]:
+    """The tokenizer that a GGUF carries, and its chat format, which lays rows out as the model was trained.
+
+    Raises InputError for a file without a SentencePiece BPE, or with an arrangement that we do not know.
+    """
     from gguf import GGUFReader
+
+    from dozan.chat import detect_chat
+    from dozan.chat.arranged import arranged, read_arrangement
+    from dozan.ship.gguf import ARRANGEMENT_KEY
 
     try:
         fields = GGUFReader(gguf).fields
@@ -100,7 +106,10 @@ def read_tokenizer(gguf: str | Path) -> Tokenizer:
         raise InputError(f"{gguf}: carries no {', '.join(missing)}; give a Gemma 3 GGUF")
     columns = (fields[f"tokenizer.ggml.{name}"].contents() for name in names)
     pieces = [Piece(text, float(score), int(kind)) for text, score, kind in zip(*columns, strict=True)]
-    return Tokenizer(tokenizer_definition(pieces))
+    tokenizer = Tokenizer(tokenizer_definition(pieces))
+    ours = {name.removeprefix(ARRANGEMENT_KEY): field.contents() for name, field in fields.items()
+            if name.startswith(ARRANGEMENT_KEY)}  # fmt: skip
+    return tokenizer, arranged(detect_chat(tokenizer), read_arrangement(ours, str(gguf)))
 
 
 def answer(

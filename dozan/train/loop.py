@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dozan.chat.encode import Tokens
 from dozan.errors import InputError, Interrupted
-from dozan.model.adapter import refresh
+from dozan.kernels.precision import determinism
 from dozan.model.gemma3 import Gemma3
 from dozan.pack import Batch
 from dozan.recipe import Recipe
@@ -27,7 +27,6 @@ from dozan.rows.example import Example
 from dozan.train import passes
 from dozan.train import run as run_folder
 from dozan.train.live import Event, OnEvent, memory_bytes, reporter
-from dozan.train.optim import clip, set_learning_rate, update
 from dozan.train.plan import Plan, Prepared
 from dozan.train.prepare import Base, Split, prepare, write_split
 from dozan.train.signals import StopRequest
@@ -98,7 +97,7 @@ def fit(
         if before["state"] == "done":
             report({"event": "note", "text": f"{out} holds this very run, finished: nothing to do"})
             return TrainResult(**{**before["final"], "out": out})
-    with run_folder.locked(out):
+    with run_folder.locked(out), determinism(plan.recipe.train.deterministic):
         adapter_bytes = sum(p.numel() * p.element_size() for _, p in trainee.parameters)
         run_folder.require_space(out, adapter_bytes, plan.recipe.train.keep_checkpoints)
         run_folder.write_run(out, run, plan.recipe)
@@ -146,7 +145,7 @@ def _timed_step(
 ) -> tuple[Progress, Event, Prepared]:
     begun, step = time.perf_counter(), progress.step
     rate = plan.learning_rate(step)
-    result = optimiser_step(trainee, prepared, rate, step, plan.recipe.train.clip_norm, stop)
+    result = optimiser_step(trainee, prepared, rate, step, stop)
     # The next step's packs are made while a GPU computes this one; reading the result waits for it.
     following = plan.prepare(step + 1)
     loss, norm, finite = result.read()
@@ -184,17 +183,11 @@ class StepResult:
 
 
 def optimiser_step(
-    trainee: Trainee, prepared: Prepared, rate: float, step: int = 0, clip_norm: float = 1.0,
-    stop: StopRequest | None = None,
-) -> StepResult:  # fmt: skip
+    trainee: Trainee, prepared: Prepared, rate: float, step: int = 0, stop: StopRequest | None = None
+) -> StepResult:
     """Compute the gradients of a step's packs and update the adapter, unless loss or norm is not finite."""
     loss = accumulate(trainee, prepared, step, stop)
-    norm = clip(trainee.parameters, clip_norm)
-    set_learning_rate(trainee.optimizer, rate)
-    update(trainee.optimizer, torch.isfinite(loss) & torch.isfinite(norm))
-    refresh(trainee.model)
-    trainee.optimizer.zero_grad(set_to_none=False)
-    return StepResult(loss, norm)
+    return StepResult(loss, trainee.update(loss, rate))
 
 
 def accumulate(trainee: Trainee, prepared: Prepared, step: int, stop: StopRequest | None = None) -> Tensor:

@@ -59,12 +59,6 @@ def clip(parameters: Named, limit: float) -> Tensor:
     return nn.utils.clip_grad_norm_([p for _, p in parameters], limit)
 
 
-def update(optimizer: torch.optim.AdamW, finite: Tensor) -> None:
-    """One update, left out where `finite` (bool scalar on the parameters' device) is false: the host need not know."""
-    optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
-    optimizer.step()
-
-
 def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Named) -> dict[str, Tensor]:
     """The state as `{name}.exp_avg`, `{name}.exp_avg_sq` and `{name}.step`; empty before the first update."""
     return {

@@ -16,8 +16,11 @@ from dozan.kernels import pack_attention, pack_multiple, supervised_cross_entrop
 from dozan.kernels.precision import has_triton
 from dozan.model.adapter import adapter_parameters, set_dropout
 from dozan.model.gemma3 import Gemma3
+from dozan.model.recompute import NOTHING, Recompute
 from dozan.pack import Batch
 from dozan.recipe import Recipe
+
+_MOST_GRAPHS = 32
 
 
 class Passes(Protocol):
@@ -27,14 +30,21 @@ class Passes(Protocol):
 
 
 def make_passes(model: Gemma3, recipe: Recipe) -> Passes:
-    """The passes for this model on its device. Dropout draws from generators on the host, so it is never captured."""
-    recompute = recipe.train.recompute == "layers"
-    if has_triton(model.embedding.device) and not recipe.adapter.dropout:
+    """The passes for this model on its device.
+
+    Captured only without dropout, which draws from generators on the host, and without offload, whose copies on a
+    second stream are not proven within a graph.
+
+    Raises InputError when `train.recompute` is more than the model's layers.
+    """
+    device = model.embedding.device
+    recompute = Recompute.of(recipe.train, model.config.num_hidden_layers, device)
+    if has_triton(device) and not recipe.adapter.dropout and recompute.memory is None:
         return GraphedPasses(model, recompute)
     return EagerPasses(model, recompute)
 
 
-def batch_loss(model: Gemma3, batch: Batch, step: int = 0, recompute: bool = False) -> Tensor:
+def batch_loss(model: Gemma3, batch: Batch, step: int = 0, recompute: Recompute = NOTHING) -> Tensor:
     """The weighted sum of the losses of a batch's supervised tokens, an fp32 scalar; `step` draws the dropout."""
     device = model.embedding.device
     batch = batch.padded(padded_length(len(batch), pack_multiple(device))).to(device)
@@ -42,27 +52,28 @@ def batch_loss(model: Gemma3, batch: Batch, step: int = 0, recompute: bool = Fal
     return _loss(model, batch, recompute)
 
 
-def _loss(model: Gemma3, batch: Batch, recompute: bool) -> Tensor:
+def _loss(model: Gemma3, batch: Batch, recompute: Recompute) -> Tensor:
     config = model.config
     attend = pack_attention(batch.position, batch.end, config.sliding_window, config.scale)
     hidden = model(batch.ids, batch.position, attend, recompute)
     return supervised_cross_entropy(hidden.index_select(0, batch.at), model.embedding, batch.target, batch.weight)
 
 
-def padded_length(length: int, multiple: int) -> int:
-    """The next of few lengths: multiples of `multiple`, and of a sixteenth of the power of two below."""
-    step = max(multiple, 1 << max(0, length.bit_length() - 5))
+def padded_length(length: int, multiple: int, parts: int = 16) -> int:
+    """The next of few lengths: multiples of `multiple`, and of the power of two below over `parts`."""
+    step = max(multiple, (1 << max(0, length.bit_length() - 1)) // parts)
     return -(-length // step) * step
 
 
 class EagerPasses:
     """Op by op."""
 
-    def __init__(self, model: Gemma3, recompute: bool) -> None:
+    def __init__(self, model: Gemma3, recompute: Recompute) -> None:
         self._model, self._recompute = model, recompute
 
     def __call__(self, batch: Batch, total: float, step: int) -> Tensor:
-        part = batch_loss(self._model, batch, step, self._recompute) / total
+        # Weights in fp32 are divided, not the gradient, which half precision would round once more.
+        part = batch_loss(self._model, batch.divided(total), step, self._recompute)
         part.backward()
         return part.detach()
 
@@ -79,9 +90,9 @@ class _Captured:
 class GraphedPasses:
     """Replays of captured passes; their memory is one pool, for they never run at once."""
 
-    def __init__(self, model: Gemma3, recompute: bool) -> None:
+    def __init__(self, model: Gemma3, recompute: Recompute) -> None:
         self._model, self._recompute = model, recompute
-        self._pool = torch.cuda.graph_pool_handle()
+        self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(model.embedding.device)
         self._captured: dict[tuple[int, int], _Captured] = {}
         for _, parameter in adapter_parameters(model):
             if parameter.grad is None:
@@ -89,9 +100,12 @@ class GraphedPasses:
 
     def __call__(self, batch: Batch, total: float, step: int) -> Tensor:
         length = padded_length(len(batch), pack_multiple(self._model.embedding.device))
-        batch = batch.padded(length, padded_length(len(batch.at), 64)).divided(total)
+        # Fewer lengths here: a pack's supervised tokens vary more than its tokens, and are less work each.
+        batch = batch.padded(length, padded_length(len(batch.at), 64, parts=8)).divided(total)
         shape = (len(batch), len(batch.at))
         if shape not in self._captured:
+            if len(self._captured) == _MOST_GRAPHS:
+                self._captured.pop(next(iter(self._captured)))
             self._captured[shape] = self._capture(batch)
         captured = self._captured[shape]
         captured.batch.copy_(batch)
@@ -99,17 +113,22 @@ class GraphedPasses:
         return captured.loss.clone()
 
     def _capture(self, batch: Batch) -> _Captured:
-        device = self._model.embedding.device
-        static = batch.to(device)
+        static = batch.to(self._model.embedding.device)
         # With weights of zero the passes that prepare the kernels add nothing to the gradients.
         static.weight.zero_()
-        stream = torch.cuda.Stream(device)
-        stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
-            _loss(self._model, static, self._recompute).backward()
-        torch.cuda.current_stream(device).wait_stream(stream)
+        device = static.ids.device.index
+        self._stream.wait_stream(torch.cuda.current_stream())
+        # From the graphs' pool, whose memory is free between replays: each shape would need as much again outside.
+        torch._C._cuda_beginAllocateToPool(device, self._pool)
+        try:
+            with torch.cuda.stream(self._stream):
+                _loss(self._model, static, self._recompute).backward()
+        finally:
+            torch._C._cuda_endAllocateToPool(device, self._pool)
+        torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             loss = _loss(self._model, static, self._recompute)
             loss.backward()
+        torch._C._cuda_releasePool(device, self._pool)
         return _Captured(graph, static, loss.detach())

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from dozan.chat.encode import Tokens
 from dozan.errors import InputError
 from dozan.pack import Batch, Packing, pack_rows
 from dozan.recipe import Recipe
 from dozan.train.optim import learning_rate, warmup_of
+from dozan.train.schedule import common_beginning, deal, kinds
 
 _SAMPLED_STEPS = 16
 
@@ -24,6 +25,21 @@ class Prepared:
     rows: list[Tokens]
     batches: list[Batch]
     weight: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the packs of some steps come to.
+
+    sharing: tokens of the rows for each token computed. fill: tokens computed for each that packs of `pack_tokens`
+    could hold. kinds, kinds_at_random: the mean number of different beginnings in a step (`schedule.kinds`), and the
+    same for rows drawn at random; where they are equal, looking ahead costs no randomness.
+    """
+
+    sharing: float
+    fill: float
+    kinds: float
+    kinds_at_random: float
 
 
 def total_weight(rows: Sequence[Tokens]) -> float:
@@ -67,11 +83,14 @@ class Plan:
         return self.recipe.train.save_steps or self.steps_per_epoch
 
     def rows_of(self, step: int) -> list[Tokens]:
-        """The rows of optimiser step `step` (from 0): the next of the epoch's seeded shuffle."""
+        """The rows of optimiser step `step` (from 0), which depend on the seed and `step` alone.
+
+        The epoch's seeded shuffle gives the next `batch_size` rows to each step (the last takes the rest); within each
+        window of `lookahead` steps they change places, so that rows that begin alike meet (`schedule.deal`).
+        """
         epoch, place = divmod(step, self.steps_per_epoch)
-        size = self.recipe.train.batch_size
-        order = _order(self.recipe.train.seed, epoch, len(self.rows))
-        return [self.rows[i] for i in order[place * size : (place + 1) * size]]
+        window, at = divmod(place, self.recipe.train.lookahead)
+        return self._dealt(epoch, window)[at]
 
     def learning_rate(self, step: int) -> float:
         """The rate of optimiser step `step`."""
@@ -93,8 +112,38 @@ class Plan:
 
     def sharing(self) -> float:
         """Tokens of the rows for each token computed, over the first steps."""
-        batches = [batch for s in range(min(self.steps, _SAMPLED_STEPS)) for batch in self.pack(self.rows_of(s))]
-        return sum(batch.tokens for batch in batches) / sum(len(batch) for batch in batches)
+        return self.measure().sharing
+
+    def measure(self) -> Measured:
+        """What the packs of the first steps come to."""
+        steps = [self.rows_of(step) for step in range(min(self.steps, _SAMPLED_STEPS))]
+        batches = [batch for rows in steps for batch in self.pack(rows)]
+        computed = sum(len(batch) for batch in batches)
+        at_random = [self._at_random(*divmod(step, self.steps_per_epoch), 1) for step in range(len(steps))]
+        common = common_beginning([row for rows in (*steps, *at_random) for row in rows])
+        return Measured(
+            sharing=sum(batch.tokens for batch in batches) / computed,
+            fill=computed / (len(batches) * self.recipe.train.pack_tokens),
+            kinds=sum(kinds(rows, common) for rows in steps) / len(steps),
+            kinds_at_random=sum(kinds(rows, common) for rows in at_random) / len(steps),
+        )
+
+    def _at_random(self, epoch: int, window: int, steps: int) -> list[Tokens]:
+        """The rows of a window of so many steps, in the order of the epoch's shuffle."""
+        size = self.recipe.train.batch_size * steps
+        order = _order(self.recipe.train.seed, epoch, len(self.rows))
+        return [self.rows[i] for i in order[window * size : (window + 1) * size]]
+
+    @cached_property
+    def _dealt(self) -> Callable[[int, int], list[list[Tokens]]]:
+        """(epoch, window) -> the rows of each of its steps; the last windows asked for are kept."""
+        return lru_cache(maxsize=2)(self._deal)
+
+    def _deal(self, epoch: int, window: int) -> list[list[Tokens]]:
+        train = self.recipe.train
+        rows = self._at_random(epoch, window, train.lookahead)
+        dealt = deal(rows, train.batch_size, f"{train.seed}:{epoch}:{window}")
+        return [[rows[i] for i in step] for step in dealt]
 
 
 def make_plan(recipe: Recipe, rows: Sequence[Tokens], heldout: Sequence[Tokens] = ()) -> Plan:
@@ -122,7 +171,21 @@ def _settle(plan: Plan) -> Plan:
     if recipe.adapter.dropout and packing == "tries":
         packing = "paths"
         notes.append("with adapter.dropout each row draws its own: rows are packed as paths and share no prefix")
-    return replace(plan, packing=packing, notes=tuple(notes))
+    plan = replace(plan, packing=packing)
+    return replace(plan, notes=(*notes, *_lookahead_note(plan)))
+
+
+def _lookahead_note(plan: Plan) -> list[str]:
+    ahead = plan.recipe.train.lookahead
+    if ahead == 1:
+        return []
+    if plan.packing != "tries":
+        return [f"train.lookahead = {ahead} brings rows together that begin alike, but packed as {plan.packing} they "
+                "share nothing; take it out, or set it to 1"]  # fmt: skip
+    found = plan.measure()
+    return [f"rows of {ahead} steps are looked at together: {found.sharing:.1f} tokens for one computed, packs "
+            f"{found.fill:.0%} full; a step mixes {found.kinds:.1f} kinds of beginnings, at random "
+            f"{found.kinds_at_random:.1f}"]  # fmt: skip
 
 
 @lru_cache(maxsize=2)

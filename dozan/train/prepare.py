@@ -11,6 +11,7 @@ import torch
 
 import dozan
 from dozan.chat import chat_format, detect_chat
+from dozan.chat.arranged import AS_GIVEN, Arrangement, arranged
 from dozan.chat.encode import Tokens, encode_rows
 from dozan.chat.format import ChatFormat
 from dozan.chat.template import template_difference
@@ -20,7 +21,7 @@ from dozan.check.rules import check_rows, count_rules, refuse_errors
 from dozan.errors import InputError
 from dozan.kernels.precision import training_dtype
 from dozan.model.adapter import attach
-from dozan.model.bundle import open_model
+from dozan.model.bundle import folder_arrangement, open_model
 from dozan.model.files import read_json
 from dozan.model.gemma3 import Gemma3
 from dozan.model.weights import read_config, resolve_model
@@ -86,17 +87,20 @@ def prepare(
     tokenizer = Tokenizer.load(folder)
     chosen = choose_recipe(folder, tokenizer, recipe, overrides)
     chat = detect_chat(tokenizer) if chosen.chat == "auto" else chat_format(chosen.chat)
+    arrangement = Arrangement(chosen.data.tool_order, chosen.data.now)
+    written = arranged(chat, arrangement)
     said: list[str] = []
     examples, is_split = _rows(data, eval_data, chosen, said.append)
     findings = check_rows([*examples[0], *examples[1]], chat)
     overridden = count_rules(findings, "error")
     if not force:
         _refuse(findings, sum(map(len, examples)))
-    plan = make_plan(chosen, *_encode(examples, chat, tokenizer, folder, chosen))
+    plan = make_plan(chosen, *_encode(examples, written, tokenizer, folder, chosen))
     base = Base(_base_name(name, folder), hash_base(folder), chat.name)
     notes = said + [f"rows: {count} x {rule} (an error, trained all the same)" for rule, count in overridden.items()]
     notes += [f"rows: {count} x {rule} (a warning)" for rule, count in count_rules(findings).items()]
     notes += _template_note(folder, chat, examples[0])
+    notes += _arrangement_notes(arrangement, folder_arrangement(folder), [*examples[0], *examples[1]])
     if is_split:
         notes.append(f"{len(plan.heldout)} of {sum(map(len, examples))} rows are held out, by sentence pattern")
     return Job(plan, base, folder, examples if is_split else None, tuple(notes), overridden)
@@ -124,6 +128,23 @@ def _template_note(folder: Path, chat: ChatFormat, examples: Sequence[Example]) 
     if difference is None:
         return []
     return [f"the checkpoint's chat template differs from what is trained ({chat.name}'s bytes): {difference}"]
+
+
+def _arrangement_notes(arrangement: Arrangement, before: Arrangement, examples: Sequence[Example]) -> list[str]:
+    """What the options of `chat.arranged` change in the rows, and where the base was trained with others."""
+    notes = []
+    if before not in (AS_GIVEN, arrangement):
+        was, now = (", ".join(f"data.{k} = {v}" for k, v in found.values().items()) for found in (before, arrangement))
+        notes.append(f"the base was trained with {was}, this run has {now}")
+    if arrangement.tool_order != "as_given":
+        moved = sum(arrangement.tools(e.tools) != e.tools for e in examples)
+        notes.append(f"data.tool_order = {arrangement.tool_order}: the tools of {moved} of {len(examples)} rows change "
+                     "places; the model sees no other order, so who asks it must keep this one")  # fmt: skip
+    if arrangement.now != "as_given":
+        moved = sum(arrangement.messages(e.messages, e.tools) != e.messages for e in examples)
+        notes.append(f"data.now = {arrangement.now}: the date of {moved} of {len(examples)} rows moves behind their "
+                     "tools; who asks the model must put it there")  # fmt: skip
+    return notes
 
 
 def choose_recipe(folder: Path, tokenizer: Tokenizer, recipe: Recipe | str | None, overrides: Sequence[str]) -> Recipe:

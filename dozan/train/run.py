@@ -21,7 +21,7 @@ from dozan.errors import InputError
 from dozan.recipe import Recipe, dump
 from dozan.train.checkpoint import sha256, write_text
 
-MAY_CHANGE = ("save_steps", "log_steps", "eval_steps", "keep_checkpoints")
+MAY_CHANGE = ("save_steps", "log_steps", "eval_steps", "keep_checkpoints", "recompute", "offload")
 """Settings of `train` that a resumed run may have otherwise: they change no weight."""
 
 _LOCK = ".lock"

@@ -20,6 +20,7 @@ from dozan.train.live import OnEvent
 from dozan.train.optim import Named, load_optimizer_tensors, make_optimizer, optimizer_tensors
 from dozan.train.passes import Passes, make_passes
 from dozan.train.run import keep_metrics
+from dozan.train.update import Update, make_update
 
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
 
@@ -45,6 +46,7 @@ class Trainee:
     parameters: Named
     optimizer: torch.optim.AdamW
     passes: Passes
+    update: Update
     recipe: Recipe
     base_name: str
 
@@ -53,7 +55,8 @@ class Trainee:
         """The adapted `model` with a fresh optimiser."""
         parameters = adapter_parameters(model)
         optimizer = make_optimizer(parameters, recipe.train)
-        return Trainee(model, parameters, optimizer, make_passes(model, recipe), recipe, base_name)
+        passes, update = make_passes(model, recipe), make_update(model, parameters, optimizer, recipe.train.clip_norm)
+        return Trainee(model, parameters, optimizer, passes, update, recipe, base_name)
 
     @property
     def size(self) -> int:
