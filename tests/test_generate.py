@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dozan.errors import InputError
-from dozan.judge.generate import Cache, CachedAttention, generate, generate_ids, group_prompts
+from dozan.judge.generate import Cache, CachedAttention, Effort, generate, generate_ids, group_prompts
 from dozan.kernels.reference import DenseAttention
 from dozan.model.gemma3 import FULL, SLIDING, Gemma3, Gemma3Config
 
@@ -90,10 +90,10 @@ def test_cached_logits_are_close(shared: int) -> None:
     prompts = sorted(ragged(6, shared + 1), key=len, reverse=True)
     rests = [prompt[shared:] for prompt in prompts]
     with torch.inference_mode():
-        trunk = Cache(model, None, 1, max(1, shared))
+        trunk = Cache.empty(model, None, 1, max(1, shared))
         if shared:
             extend(model, trunk, [prompts[0][:shared]], [0])
-        cache = Cache(model, trunk.own[:, :, 0, :, :shared], len(prompts), 64)
+        cache = Cache.empty(model, trunk.own[:, :, 0, :, :shared], len(prompts), 64)
         hidden = extend(model, cache, [rest[:4] for rest in rests], [0] * 6)
         longer = [rest[4:] for rest in rests if len(rest) > 4]
         hidden[: len(longer)] = extend(model, cache, longer, [4] * len(longer))
@@ -113,7 +113,7 @@ def test_long_prompts_are_prefilled_in_stretches(monkeypatch: pytest.MonkeyPatch
     model = make()
     prompts = [prompt + ragged(1, 60, seed=i)[0] for i, prompt in enumerate(ragged(3, 50))]
     expected = [naive(model, prompt, 5, set()) for prompt in prompts]
-    monkeypatch.setattr("dozan.judge.generate._PREFILL_TOKENS", 17)
+    monkeypatch.setattr("dozan.judge.generate.effort", lambda device: Effort(64, 2**30, 17, 500))
     assert generate_ids(model, prompts, 5, set()) == expected
 
 
@@ -121,23 +121,23 @@ def test_a_small_cache_makes_smaller_batches(monkeypatch: pytest.MonkeyPatch) ->
     model = make()
     prompts = ragged(6, 10)
     expected = generate_ids(model, prompts, 8, {3})
-    monkeypatch.setattr("dozan.judge.generate.CACHE_BYTES", 1)
+    monkeypatch.setattr("dozan.judge.generate.effort", lambda device: Effort(64, 1, 2048, 500))
     assert generate_ids(model, prompts, 8, {3}) == expected
 
 
 def test_grouping_shares_long_prefixes_and_covers_every_row_once() -> None:
     first, second, lone = ragged(10, 400, seed=1), ragged(10, 300, seed=2), ragged(3, 0, seed=3)
     prompts = first + second + lone
-    groups = group_prompts(prompts, 8, 64, 10**6)
+    groups = group_prompts(prompts, 8, 64, 10**6, 500)
     assert sorted(row for group in groups for row in group.rows) == list(range(23))
     assert {group.shared for group in groups} >= {400, 300} and len(groups) == 3
     for group in groups:
         heads = {tuple(prompts[row][: group.shared]) for row in group.rows}
         assert len(heads) == 1 and all(len(prompts[row]) > group.shared for row in group.rows)
-    assert [len(group.rows) for group in group_prompts(first, 8, 4, 10**6)] in ([4, 4, 2], [2, 4, 4], [4, 2, 4])
-    assert [len(group.rows) for group in group_prompts(first, 8, 64, 1)] == [1] * 10
-    assert [group.shared for group in group_prompts([[1, 2, 3]] * 3, 8, 64, 10**6)] == [2]
-    assert group_prompts([], 8, 64, 10**6) == []
+    assert [len(group.rows) for group in group_prompts(first, 8, 4, 10**6, 500)] in ([4, 4, 2], [2, 4, 4], [4, 2, 4])
+    assert [len(group.rows) for group in group_prompts(first, 8, 64, 1, 500)] == [1] * 10
+    assert [group.shared for group in group_prompts([[1, 2, 3]] * 3, 8, 64, 10**6, 500)] == [2]
+    assert group_prompts([], 8, 64, 10**6, 500) == []
 
 
 def bundle(model: Gemma3, stops: dict[str, int]) -> Any:

@@ -2,29 +2,57 @@
 
 Shapes: T new tokens of all rows (flat), B rows, N new tokens a row (padded), M own cached tokens, P shared tokens,
 L layers, K key/value heads, G query heads for each of them (H = K·G), E head size, D model, V vocabulary.
-Attention over the shared keys is one dense product for all rows; a row's own keys are a padded batch.
+Attention over the shared keys is one dense product for all rows; a row's own keys are a padded batch. On a CPU, rows
+that have ended leave their batch; a GPU, which waits for launches rather than for work, decodes as in judge.decode.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dozan.errors import InputError
-from dozan.model.bundle import Bundle
+from dozan.judge.decode import Decoder, Shape, few_shapes
+from dozan.kernels.decode import attended, hidden_keys
 from dozan.model.gemma3 import Gemma3
+
+if TYPE_CHECKING:
+    from dozan.model.bundle import Bundle
 
 Progress = Callable[[int, int], None]
 
-BATCH_ROWS = 64
-CACHE_BYTES = 2**30
-_PREFILL_TOKENS = 2048
-_BATCH_COST = 500
-"""What one more batch costs beyond its tokens (its decoding steps), in tokens of prefill: it decides the grouping."""
+
+_SCORES = 2**28
+"""Attention scores of a layer computed at once: 1 GiB in fp32."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What suits a device: rows of a batch, bytes of a batch's cache, prompt tokens computed at once, and what one more
+    batch costs beyond its tokens (its decoding steps), in prompt tokens: it decides the grouping."""
+
+    batch_rows: int
+    cache_bytes: int
+    prefill_tokens: int
+    batch_cost: int
+
+
+def effort(device: torch.device) -> Effort:
+    """A GPU takes large batches, for its steps are bound by launches; an eighth of its memory is for the cache."""
+    if device.type != "cuda":
+        return Effort(64, 2**30, 2048, 500)
+    return Effort(256, torch.cuda.get_device_properties(device).total_memory // 8, 2**14, 30_000)
+
+
+def decodes_statically(device: torch.device) -> bool:
+    """Whether the shapes of a batch are fixed from its first token to its last, so that a step can be captured."""
+    return device.type == "cuda"
 
 
 def generate(
@@ -32,12 +60,13 @@ def generate(
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     on_progress: Progress | None = None,
-    batch_rows: int = BATCH_ROWS,
+    batch_rows: int | None = None,
 ) -> list[list[int]]:
     """The greedy answer to each prompt, in order, without the stop id that ended it.
 
     Prompts hold their own <bos>. `on_progress(rows done, rows)` is called as rows end. A row also ends where the
-    model's context does. Raises InputError for an empty or too long prompt, or a limit below 1.
+    model's context does. Without `batch_rows` the device decides. Raises InputError for an empty or too long prompt, or
+    a limit below 1.
     """
     stops = {bundle.tokenizer.id(token) for token in bundle.chat.stop_tokens if bundle.tokenizer.has(token)}
     return generate_ids(bundle.model, prompts, max_new_tokens, stops, on_progress, batch_rows)
@@ -50,23 +79,42 @@ def generate_ids(
     max_new_tokens: int,
     stops: set[int],
     on_progress: Progress | None = None,
-    batch_rows: int = BATCH_ROWS,
+    batch_rows: int | None = None,
 ) -> list[list[int]]:
     """`generate` for a bare model; `stops` are the ids that end a row."""
     _check(prompts, max_new_tokens, model.config.max_position_embeddings)
     answers: list[list[int]] = [[] for _ in prompts]
-    training, done = model.training, 0
+    training = model.training
     model.eval()
-    for group in group_prompts(prompts, max_new_tokens, batch_rows, _cache_tokens(model)):
-        rows = sorted(group.rows, key=lambda row: -len(prompts[row]))
-        batch = _Batch(model, [prompts[row] for row in rows], group.shared, max_new_tokens, stops)
-        for slot in batch.run():
-            answers[rows[slot]] = batch.answers[slot]
-            done += 1
-            if on_progress:
-                on_progress(done, len(prompts))
+    for done, (row, answer) in enumerate(_answers(model, prompts, max_new_tokens, stops, batch_rows), start=1):
+        answers[row] = answer
+        if on_progress:
+            on_progress(done, len(prompts))
     model.train(training)
     return answers
+
+
+def _answers(
+    model: Gemma3, prompts: Sequence[Sequence[int]], max_new_tokens: int, stops: set[int], batch_rows: int | None
+) -> Iterator[tuple[int, list[int]]]:
+    """Each row and its answer, batch by batch."""
+    device = model.embedding.device
+    means = effort(device)
+    own_slots = means.cache_bytes // (_slot_values(model) * model.embedding.element_size())
+    groups = group_prompts(prompts, max_new_tokens, batch_rows or means.batch_rows, own_slots, means.batch_cost)
+    orders = [sorted(group.rows, key=lambda row: -len(prompts[row])) for group in groups]
+    batches = [
+        _Batch(model, [prompts[row] for row in rows], group.shared, max_new_tokens, stops, means.prefill_tokens)
+        for group, rows in zip(groups, orders, strict=True)
+    ]
+    if decodes_statically(device):
+        shapes = few_shapes([batch.shape for batch in batches], own_slots)
+        decoder = Decoder(model, set(shapes), max_new_tokens, stops)
+        ended = (batch.run_static(decoder, shape) for batch, shape in zip(batches, shapes, strict=True))
+    else:
+        ended = (batch.run() for batch in batches)
+    for rows, batch, slots in zip(orders, batches, ended, strict=True):
+        yield from ((rows[slot], batch.answers[slot]) for slot in slots)
 
 
 @dataclass(frozen=True)
@@ -78,44 +126,53 @@ class Group:
 
 
 def group_prompts(
-    prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_rows: int, cache_tokens: int
+    prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_rows: int, own_slots: int, batch_cost: int
 ) -> list[Group]:
     """Cuts the sorted prompts into batches so that the tokens to compute and the batches' own costs are least.
 
-    A batch has at most `batch_rows` rows and `cache_tokens` padded own tokens (a single row always goes). Each row
-    keeps at least its last token as its own. O(rows · batch_rows).
+    A batch has at most `batch_rows` rows and `own_slots` padded own tokens (a single row always goes) and costs
+    `batch_cost` tokens beyond its own. Each row keeps at least its last token as its own. O(rows · batch_rows).
     """
     order = sorted(range(len(prompts)), key=lambda row: list(prompts[row]))
-    shared = [_common_prefix(prompts[a], prompts[b]) for a, b in pairwise(order)]
-    least: list[tuple[float, int, int]] = [(0, 0, 0)]  # of the first prompts: cost, the last batch's start and prefix
+    lengths = np.array([len(prompts[row]) for row in order], dtype=np.int64)
+    shared = np.array([_common_prefix(prompts[a], prompts[b]) for a, b in pairwise(order)], dtype=np.int64)
+    cost = np.zeros(len(order) + 1)  # of the first prompts
+    last = [(0, 0)]  # of the batches of the first prompts the last one's start and prefix
     for stop in range(1, len(order) + 1):
-        best, total, longest, prefix = (float("inf"), 0, 0), 0, 0, len(prompts[order[stop - 1]]) - 1
-        for start in range(stop - 1, max(-1, stop - 1 - batch_rows), -1):
-            length = len(prompts[order[start]])
-            prefix = min(prefix, length - 1, shared[start] if start < stop - 1 else length)
-            total, longest, rows = total + length, max(longest, length), stop - start
-            if rows > 1 and rows * (longest - prefix + max_new_tokens) > cache_tokens:
-                break
-            cost = least[start][0] + _BATCH_COST + prefix + total - rows * prefix
-            best = min(best, (cost, start, prefix))
-        least.append(best)
-    groups, stop = [], len(order)
-    while stop:
-        _, start, prefix = least[stop]
-        groups.append(Group(tuple(order[start:stop]), prefix))
-        stop = start
+        first = max(0, stop - batch_rows)
+        length = lengths[first:stop][::-1]  # from here on, each start from stop - 1 down to first
+        prefix = np.minimum.accumulate(length - 1)
+        prefix[1:] = np.minimum(prefix[1:], np.minimum.accumulate(shared[first : stop - 1][::-1]))
+        rows = np.arange(1, len(length) + 1)
+        slots = rows * (np.maximum.accumulate(length) - prefix + max_new_tokens)
+        total = cost[first:stop][::-1] + batch_cost + prefix + length.cumsum() - rows * prefix
+        total[1:][slots[1:] > own_slots] = np.inf
+        best = len(total) - 1 - int(total[::-1].argmin())  # of equals the largest batch
+        cost[stop] = total[best]
+        last.append((stop - 1 - best, int(prefix[best])))
+    groups, end = [], len(order)
+    while end:
+        start, common = last[end]
+        groups.append(Group(tuple(order[start:end]), common))
+        end = start
     return groups[::-1]
 
 
 def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    unequal = (i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b)
-    return next(unequal, min(len(left), len(right)))
+    """By halving: comparing slices is much faster than comparing items one by one."""
+    low, high = 0, min(len(left), len(right))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if left[low:middle] == right[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
-def _cache_tokens(model: Gemma3) -> int:
+def _slot_values(model: Gemma3) -> int:
     config = model.config
-    values = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-    return CACHE_BYTES // (values * model.embedding.element_size())
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
 
 
 def _check(prompts: Sequence[Sequence[int]], max_new_tokens: int, context: int) -> None:
@@ -129,14 +186,21 @@ def _check(prompts: Sequence[Sequence[int]], max_new_tokens: int, context: int) 
         raise InputError(f"prompts that fill the context of {context} tokens: {', '.join(long[:20])}; shorten them")
 
 
+@dataclass(frozen=True)
 class Cache:
     """Keys and values of B rows: `shared` [L, 2, K, P, E] for all of them and `own` [L, 2, B, K, M, E]."""
 
-    def __init__(self, model: Gemma3, shared: Tensor | None, rows: int, capacity: int) -> None:
+    shared: Tensor
+    own: Tensor
+
+    @staticmethod
+    def empty(model: Gemma3, shared: Tensor | None, rows: int, capacity: int) -> Cache:
+        """Own slots of zeros; without `shared`, nothing is shared."""
         config, like = model.config, model.embedding
         layers, heads, size = config.num_hidden_layers, config.num_key_value_heads, config.head_dim
-        self.shared = like.new_empty(layers, 2, heads, 0, size) if shared is None else shared
-        self.own = like.new_zeros(layers, 2, rows, heads, capacity, size)
+        if shared is None:
+            shared = like.new_empty(layers, 2, heads, 0, size)
+        return Cache(shared, like.new_zeros(layers, 2, rows, heads, capacity, size))
 
     def move(self, source: int, target: int) -> None:
         """Put row `source` in the place of row `target`, which has left."""
@@ -171,9 +235,7 @@ class CachedAttention:
         shared_low, own_low = self.low[sliding]
         shared = torch.arange(shared_low, self.shared, device=slot.device) - self.shared
         key = torch.cat((shared, torch.arange(own_low, self.used, device=slot.device)))
-        distance = slot[..., None] - key
-        hidden = (distance < 0) | (distance >= self.window) if sliding else distance < 0
-        return hidden[:, None, None]
+        return hidden_keys(slot, key, self.window if sliding else None)
 
     def __call__(self, layer: int, sliding: bool, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q [T, H, E], k, v [T, K, E] -> [T, H, E]; softmax in fp32."""
@@ -181,15 +243,10 @@ class CachedAttention:
         own[0][self.row, :, self.slot] = k
         own[1][self.row, :, self.slot] = v
         shared_low, own_low = self.low[sliding]
-        own_key, own_value = own[:, : self.batch, :, own_low : self.used]  # [B, K, M, E]
-        key, value = self.cache.shared[layer][:, :, shared_low:]  # [K, P, E]
-        query = self._pad(q, k.shape[1])  # [B, K, G·N, E]
-        scores = torch.cat((_of_all(query, key.mT), query @ own_key.mT), dim=-1).float() * self.scale
-        grouped = scores.unflatten(2, (-1, self.width)).masked_fill(self.mask[sliding], float("-inf"))
-        weights = grouped.softmax(-1).to(v.dtype).flatten(2, 3)
-        split = key.shape[1]
-        mixed = _of_all(weights[..., :split], value) + weights[..., split:] @ own_value
-        return self._flatten(mixed)
+        own = own[:, : self.batch, :, own_low : self.used]
+        shared = self.cache.shared[layer][:, :, shared_low:]
+        query = self._pad(q, k.shape[1])
+        return self._flatten(attended(query, shared, own, self.mask[sliding], self.scale))
 
     def _pad(self, q: Tensor, heads: int) -> Tensor:
         """[T, H, E] -> [B, K, G·N, E], zero where a row has fewer new tokens."""
@@ -206,43 +263,56 @@ class CachedAttention:
         return mixed.unflatten(2, (-1, self.width)).flatten(1, 2)[self.row, :, self.column]
 
 
-def _of_all(rows: Tensor, shared: Tensor) -> Tensor:
-    """rows [B, K, X, Y] times shared [K, Y, Z] -> [B, K, X, Z], as one product a head."""
-    product = rows.transpose(0, 1).flatten(1, 2) @ shared  # [K, B·X, Z]
-    return product.unflatten(1, (rows.shape[0], -1)).transpose(0, 1)
-
-
 class _Batch:
     """Rows that share their first tokens, from prompt to answer; the longest prompt comes first."""
 
     def __init__(
-        self, model: Gemma3, prompts: Sequence[Sequence[int]], shared: int, max_new_tokens: int, stops: set[int]
-    ) -> None:
-        self.model, self.stops = model, stops
+        self, model: Gemma3, prompts: Sequence[Sequence[int]], shared: int, max_new_tokens: int, stops: set[int],
+        prefill_tokens: int,
+    ) -> None:  # fmt: skip
+        self.model, self.stops, self.prefill_tokens = model, stops, prefill_tokens
         self.answers: list[list[int]] = [[] for _ in prompts]
         context = model.config.max_position_embeddings
         self.limits = [min(max_new_tokens, context - len(prompt)) for prompt in prompts]
+        self.trunk = list(prompts[0][:shared])
         self.rests = [list(prompt[shared:]) for prompt in prompts]
-        capacity = max(len(rest) + limit for rest, limit in zip(self.rests, self.limits, strict=True))
-        self.cache = Cache(model, self._trunk(prompts[0][:shared]), len(prompts), capacity)
+
+    @property
+    def shape(self) -> Shape:
+        """What the batch needs at most."""
+        longest = max(len(rest) + limit for rest, limit in zip(self.rests, self.limits, strict=True))
+        return Shape(len(self.rests), longest, len(self.trunk))
 
     def run(self) -> list[int]:
         """Fills `answers`; gives the rows in the order in which they ended."""
         ended: list[int] = []
         rows, lengths = list(range(len(self.rests))), [len(rest) for rest in self.rests]
-        chosen = self._choose(self._prefill(self.cache, self.rests))
+        trunk = Cache.empty(self.model, None, 1, len(self.trunk))
+        self._compute_trunk(trunk)
+        cache = Cache.empty(self.model, trunk.own[:, :, 0], self.shape.rows, self.shape.own)
+        chosen: list[int] = self._choose(self._prefill(cache, self.rests)).tolist()
         while rows:
             for slot in reversed(range(len(rows))):
                 if self._ends(rows[slot], chosen[slot]):
                     ended.append(rows[slot])
-                    self.cache.move(len(rows) - 1, slot)
+                    cache.move(len(rows) - 1, slot)
                     for column in (rows, lengths, chosen):
                         column[slot] = column[-1]
                         column.pop()
             if rows:
-                chosen = self._choose(self._extend(self.cache, [[token] for token in chosen], lengths))
+                chosen = self._choose(self._extend(cache, [[token] for token in chosen], lengths)).tolist()
                 lengths = [length + 1 for length in lengths]
         return ended
+
+    def run_static(self, decoder: Decoder, shape: Shape) -> Iterable[int]:
+        """As `run`, in the decoder's tensors of `shape`, which holds the batch."""
+        state, prefix = decoder.state(shape), len(self.trunk)
+        shared = state.shared[:, :, :, shape.shared - prefix :]
+        self._compute_trunk(Cache(shared[:, :, :, :0], shared[:, :, None]))
+        first = self._choose(self._prefill(Cache(shared, state.own), self.rests))
+        lengths = [len(rest) for rest in self.rests]
+        self.answers = decoder.decode(shape, prefix, first, lengths, self.limits)
+        return range(len(self.answers))
 
     def _ends(self, row: int, token: int) -> bool:
         """Takes a chosen token; says whether it was the row's last."""
@@ -251,17 +321,16 @@ class _Batch:
         self.answers[row].append(token)
         return len(self.answers[row]) == self.limits[row]
 
-    def _trunk(self, ids: Sequence[int]) -> Tensor | None:
-        """Keys and values [L, 2, K, P, E] of the shared tokens."""
-        if not ids:
-            return None
-        cache = Cache(self.model, None, 1, len(ids))
-        self._prefill(cache, [list(ids)])
-        return cache.own[:, :, 0]
+    def _compute_trunk(self, cache: Cache) -> None:
+        """Fills the own slots of a cache of one row with the shared tokens."""
+        if self.trunk:
+            self._prefill(cache, [self.trunk])
 
     def _prefill(self, cache: Cache, prompts: list[list[int]]) -> Tensor:
         """Each row's last hidden state [B, D], computed a stretch at a time."""
-        step = max(16, _PREFILL_TOKENS // len(prompts))
+        keys = cache.shared.shape[3] + len(prompts[0])
+        tokens = min(self.prefill_tokens, _SCORES // (self.model.config.num_attention_heads * keys))
+        step = max(16, tokens // len(prompts))
         last = self._extend(cache, [prompt[:step] for prompt in prompts], [0] * len(prompts))
         for start in range(step, len(prompts[0]), step):
             pieces = [prompt[start : start + step] for prompt in prompts if len(prompt) > start]
@@ -277,6 +346,6 @@ class _Batch:
         hidden: Tensor = self.model(ids, attend.position, attend)
         return hidden[attend.last]
 
-    def _choose(self, hidden: Tensor) -> list[int]:
-        chosen: list[int] = self.model.logits(hidden).argmax(-1).tolist()
-        return chosen
+    def _choose(self, hidden: Tensor) -> Tensor:
+        """[B, D] -> the most likely tokens, int64 [B]."""
+        return self.model.logits(hidden).argmax(-1)

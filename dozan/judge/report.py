@@ -220,9 +220,7 @@ def _errors(runs: Runs, subject: str) -> str:
     )
     caption = "Rows by their gravest fault, the gravest kind first; beneath, all faults of the kind."
     table = f"<table><caption>{caption}</caption><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>"
-    cases = chain.from_iterable(
-        [row for row in runs[subject].rows if row.error == kind][:_CASES] for kind in FAULTS
-    )
+    cases = chain.from_iterable([row for row in runs[subject].rows if row.error == kind][:_CASES] for kind in FAULTS)
     shown = "".join(_case(row, f'<span class="tag">{_label(row.error or "")}: {_details(row)}</span>') for row in cases)
     examples = f"<h3>Examples from {isolated(subject)}</h3>{shown}" if shown else ""
     return f'<h2>Errors</h2><div class="scroll">{table}</div>{examples}'
