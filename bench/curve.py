@@ -1,0 +1,114 @@
+"""`python -m bench.curve --out FILE`: our loss against TRL's over 200 steps on real rows, and both against their seeds.
+
+The embedded base and its Arabic rows, 16 a step, the same rows in the same order from the same adapter: ours in bf16
+and in fp32, TRL in bf16, and both again from another adapter. What two seeds of one program differ by is the measure
+for what two programs may differ by. Draws the curves beside the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bench.depth import standalone
+from bench.workloads import SPARE_STEPS, Row, Workload
+from dozan.html.charts import Line, line_chart
+
+ROOT = Path(__file__).parents[1]
+BASE = ROOT / "dozan" / "assets" / "base"
+NAME, BATCH, STEPS = "arabic-16", 16, 200
+SMOOTHED = 20
+RUNS = {
+    "ours, bf16": ("bench.ours", 0, ["--dtype", "bfloat16"]),
+    "ours, fp32": ("bench.ours", 0, ["--dtype", "float32"]),
+    "ours, bf16, seed 1": ("bench.ours", 1, ["--dtype", "bfloat16"]),
+    "TRL, bf16": ("bench.peers", 0, ["--impl", "trl"]),
+    "TRL, bf16, seed 1": ("bench.peers", 1, ["--impl", "trl"]),
+}
+PAIRS = [("ours, bf16", "TRL, bf16"), ("ours, bf16", "ours, fp32"), ("ours, bf16", "ours, bf16, seed 1"),
+         ("TRL, bf16", "TRL, bf16, seed 1")]  # fmt: skip
+
+
+def main() -> None:
+    options = _options()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        arabic_rows().write(folder / f"{NAME}.jsonl")
+        for seed in (0, 1):
+            adapter = ["--adapter", str(folder / f"a{seed}"), "--seed", str(seed)]
+            _run("bench.ours", ["--model", str(BASE), *adapter, "--init"])
+        curves = {name: curve(folder, name) for name in RUNS}
+    record = {
+        "what": f"losses of {STEPS} steps, {BATCH} Arabic rows each, the embedded base",
+        "command": "python -m bench.curve",
+        "differences": {f"{a} / {b}": apart(curves[a], curves[b]) for a, b in PAIRS}, "curves": curves,
+    }  # fmt: skip
+    options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    options.out.with_suffix(".svg").write_text(drawing(curves), encoding="utf-8")
+    print(json.dumps(record["differences"], indent=1))
+
+
+def arabic_rows() -> Workload:
+    """The first rows of the embedded training set, each cut after its last trained token."""
+    from dozan.chat import Tokenizer, detect_chat
+    from dozan.chat.encode import encode_rows
+    from dozan.rows.readers import read_rows
+
+    count = BATCH * (STEPS + SPARE_STEPS)
+    tokenizer = Tokenizer.load(BASE)
+    rows = read_rows(ROOT / "dozan" / "assets" / "mobile_actions_ar" / "train.jsonl.gz")[:count]
+    made = []
+    for tokens in encode_rows(rows, detect_chat(tokenizer), tokenizer, 4096):
+        trained, _ = tokens.supervised
+        first, last = int(trained[0]), int(trained[-1])
+        assert len(trained) == last - first + 1, f"{tokens.row}: what is trained is not of one piece"
+        made.append(Row(tokens.ids[: last + 1], len(trained)))
+    return Workload(NAME, BATCH, tuple(made))
+
+
+def curve(folder: Path, name: str) -> list[float]:
+    """The loss of every step of one run."""
+    module, seed, extra = RUNS[name]
+    out = folder / "run.json"
+    _run(module, ["--model", str(BASE), "--adapter", str(folder / f"a{seed}"), "--rows", str(folder), "--works", NAME,
+                  "--steps", str(STEPS), "--out", str(out), "--curve", *extra])  # fmt: skip
+    figures: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))["works"][NAME]
+    losses: list[float] = figures["curve"]
+    print(f"{name}: {losses[0]:.4f} to {statistics.mean(losses[-SMOOTHED:]):.4f}", file=sys.stderr, flush=True)
+    return losses
+
+
+def apart(a: list[float], b: list[float]) -> dict[str, float]:
+    """How far two curves are apart: the mean and largest difference of a step, and of the last steps' mean."""
+    steps = [abs(x - y) for x, y in zip(a, b, strict=True)]
+    last = statistics.mean(a[-SMOOTHED:]) - statistics.mean(b[-SMOOTHED:])
+    return {"mean": round(statistics.mean(steps), 6), "largest": round(max(steps), 6), "last steps": round(last, 6)}
+
+
+def drawing(curves: dict[str, list[float]]) -> str:
+    """The smoothed curves as an SVG that stands alone."""
+    lines = []
+    for colour, (name, losses) in enumerate(curves.items(), 1):
+        smooth = [statistics.mean(losses[max(0, i - SMOOTHED) : i + 1]) for i in range(len(losses))]
+        lines.append(Line(name, tuple(enumerate(smooth, 1)), colour))
+    return standalone(line_chart(lines, "Loss of each step, smoothed", "step"), lines)
+
+
+def _run(module: str, arguments: list[str]) -> None:
+    subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.curve", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="a JSON file; the curves go beside it as .svg")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

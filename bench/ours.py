@@ -1,0 +1,173 @@
+"""dozan on the benchmark's rows: one process, several workloads one after the other, its figures as JSON.
+
+`python -m bench.ours --model DIR --rows FOLDER --works a,b --steps 24 --adapter FOLDER --out FILE` measures; with
+`--init` it writes the initial adapter that everyone starts from; with `--check` it runs the ops' tests on the GPU.
+The same model, rate and clipping as `bench.peers`; the step is the training loop's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from bench.workloads import Workload, read
+
+PROCESS_START = time.time()
+RANK, ALPHA, RATE = 32, 64, 2e-4
+WARM_UP_STEPS = 5
+COMPARED_STEPS = 3
+PACK_TOKENS = 65_536
+
+
+def main() -> None:
+    options = _options()
+    if options.check:
+        sys.exit(check())
+    if options.init:
+        return write_adapter(options)
+    record: dict[str, Any] = {"impl": "ours", "versions": _versions(), "process_to_first_step_s": None, "works": {}}
+    for name in options.works.split(","):
+        figures, first_step = measure(options, read(options.rows / f"{name}.jsonl"))
+        record["works"][name] = figures
+        if record["process_to_first_step_s"] is None:
+            record["process_to_first_step_s"] = round(first_step - PROCESS_START, 2)
+        options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        print("RESULT ours", name, json.dumps(figures), flush=True)
+
+
+def check() -> int:
+    """Run the ops' tests on the GPU, compiled; their exit status."""
+    root = Path(__file__).parents[1]
+    # Most of it is compiling.
+    workers = ["-n", "8"] if find_spec("xdist") else []
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *workers, "tests/test_gpu.py"]
+    return subprocess.run(command, cwd=root, env={**os.environ, "TRITON_INTERPRET": "0"}).returncode
+
+
+def write_adapter(options: argparse.Namespace) -> None:
+    """The adapter as every run begins: A random, B zero."""
+    from dozan.model.adapter import attach
+    from dozan.model.weights import load_model, save_adapter
+
+    model, recipe = load_model(options.model), _recipe(1)
+    attach(model, recipe.adapter, options.seed)
+    save_adapter(options.adapter, model, recipe.adapter, "random")
+
+
+def measure(options: argparse.Namespace, work: Workload) -> tuple[dict[str, Any], float]:
+    """Train on the rows in order, as the loop does: the next step's packs are made while the GPU computes this one.
+
+    The first step's seconds run from the building of the trainer, as for the peers.
+    """
+    import torch
+
+    from dozan.chat.encode import Tokens
+    from dozan.train.loop import optimiser_step
+    from dozan.train.plan import Prepared, total_weight
+    from dozan.train.state import Trainee
+
+    model, recipe = _model(options), _recipe(work.batch)
+    rows = [Tokens(str(i), row.ids, tuple(map(float, row.mask))) for i, row in enumerate(work.rows)]
+    cuda = torch.cuda.is_available()
+    _free(cuda)
+    begin = time.time()
+    trainee, plan = Trainee.of(model, recipe, "random"), _plan(recipe, rows)
+
+    def prepared(step: int) -> Prepared:
+        taken = rows[step * work.batch : (step + 1) * work.batch]
+        return Prepared(taken, plan.pack(taken), total_weight(taken))
+
+    ends, results, following = [], [], prepared(0)
+    for step in range(options.steps):
+        result = optimiser_step(trainee, following, RATE, step)
+        following = prepared(step + 1)
+        results.append(result.read())
+        ends.append(time.time())
+    step_s = statistics.median(b - a for a, b in zip(ends[WARM_UP_STEPS - 1 :], ends[WARM_UP_STEPS:], strict=False))
+    figures = {
+        "step_s": step_s, "examples_s": work.batch / step_s,
+        "tokens_s": work.tokens(options.steps) / options.steps / step_s,
+        "allocated_gib": torch.cuda.max_memory_allocated() / 2**30 if cuda else None,
+        "reserved_gib": torch.cuda.max_memory_reserved() / 2**30 if cuda else None,
+        "first_step_s": ends[0] - begin, "losses": [loss for loss, _, _ in results[:COMPARED_STEPS]],
+        "grad_norms": [norm for _, norm, _ in results[:COMPARED_STEPS]], "steps": options.steps,
+        **({"curve": [loss for loss, _, _ in results]} if options.curve else {}),
+        "packed_tokens": sum(map(len, following.batches)), "packs": len(following.batches),
+    }  # fmt: skip
+    rounded = {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in figures.items()}
+    return rounded, ends[0]
+
+
+def _model(options: argparse.Namespace) -> Any:
+    import torch
+
+    from dozan.model.weights import load_adapter, load_model
+
+    cuda = torch.cuda.is_available()
+    model = load_model(options.model, options.dtype if cuda else "float32").to("cuda" if cuda else "cpu")
+    load_adapter(options.adapter, model)
+    return model
+
+
+def _recipe(batch: int) -> Any:
+    from dozan.recipe import Recipe, override
+
+    values = {"adapter.rank": RANK, "adapter.alpha": ALPHA, "train.batch_size": batch, "train.pack_tokens": PACK_TOKENS}
+    return override(Recipe(), [f"{key}={value}" for key, value in values.items()])
+
+
+def _plan(recipe: Any, rows: list[Any]) -> Any:
+    from dozan.train.plan import make_plan
+
+    return make_plan(recipe, rows)
+
+
+def _free(cuda: bool) -> None:
+    import gc
+
+    import torch
+
+    gc.collect()
+    if cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("dozan", "torch", "triton"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "source"
+    return found
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.ours", description=__doc__)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--rows", type=Path)
+    parser.add_argument("--works", default="")
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--adapter", type=Path)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--dtype", default="bfloat16", help="of the base, on a GPU")
+    parser.add_argument("--seed", type=int, default=0, help="of the initial adapter")
+    parser.add_argument("--curve", action="store_true", help="record every step's loss")
+    parser.add_argument("--init", action="store_true", help="write the initial adapter instead")
+    parser.add_argument("--check", action="store_true", help="run the ops' tests instead")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
