@@ -50,7 +50,8 @@ def main() -> None:
         "differences": {f"{a} / {b}": apart(curves[a], curves[b]) for a, b in PAIRS}, "curves": curves,
     }  # fmt: skip
     options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    options.out.with_suffix(".svg").write_text(drawing(curves), encoding="utf-8")
+    for kind, svg in drawings(curves).items():
+        options.out.with_name(f"{options.out.stem}{kind}.svg").write_text(svg, encoding="utf-8")
     print(json.dumps(record["differences"], indent=1))
 
 
@@ -91,13 +92,23 @@ def apart(a: list[float], b: list[float]) -> dict[str, float]:
     return {"mean": round(statistics.mean(steps), 6), "largest": round(max(steps), 6), "last steps": round(last, 6)}
 
 
-def drawing(curves: dict[str, list[float]]) -> str:
-    """The smoothed curves as an SVG that stands alone."""
-    lines = []
-    for colour, (name, losses) in enumerate(curves.items(), 1):
-        smooth = [statistics.mean(losses[max(0, i - SMOOTHED) : i + 1]) for i in range(len(losses))]
-        lines.append(Line(name, tuple(enumerate(smooth, 1)), colour))
-    return standalone(line_chart(lines, "Loss of each step, smoothed", "step"), lines)
+def drawings(curves: dict[str, list[float]]) -> dict[str, str]:
+    """The smoothed losses, and how far the pairs are apart, each as an SVG that stands alone."""
+    losses = [Line(name, _smooth(curve), i) for i, (name, curve) in enumerate(curves.items())]
+    apart = []
+    for i, (a, b) in enumerate(PAIRS):
+        steps = [1000 * abs(x - y) for x, y in zip(curves[a], curves[b], strict=True)]
+        apart.append(Line(f"{a} / {b}", _smooth(steps), i + 1))
+    return {
+        "": standalone(line_chart(losses, "Loss of each step, smoothed", "step"), losses, left=450),
+        "-apart": standalone(line_chart(apart, "Differences of losses in thousandths", "step"), apart, left=390),
+    }
+
+
+def _smooth(values: list[float]) -> tuple[tuple[float, float], ...]:
+    """The running mean of the last `SMOOTHED` steps."""
+    means = (statistics.mean(values[max(0, i - SMOOTHED) : i + 1]) for i in range(len(values)))
+    return tuple((float(step), mean) for step, mean in enumerate(means, 1))
 
 
 def _run(module: str, arguments: list[str]) -> None:

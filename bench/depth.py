@@ -215,10 +215,10 @@ def drawing(runs: Sequence[Run]) -> str:
     return standalone(line_chart(lines, "Memory of activations in GiB by layers", "layers"), lines, ", GiB")
 
 
-def standalone(svg: str, lines: Sequence[Line], unit: str = "") -> str:
-    """A chart with its style and key, for a file of its own."""
+def standalone(svg: str, lines: Sequence[Line], unit: str = "", left: int = 70) -> str:
+    """A chart with its style and its key at `left`, for a file of its own."""
     key = "".join(
-        f'<text x="70" y="{26 + 16 * i}" style="fill: var(--c{line.colour})">{line.name}{unit}</text>'
+        f'<text x="{left}" y="{26 + 16 * i}" style="fill: var(--c{line.colour})">{line.name}{unit}</text>'
         for i, line in enumerate(lines)
     )
     opened, rest = svg.removeprefix("<svg ").split(">", 1)

@@ -90,9 +90,17 @@ def _open(model: str | Path | Bundle) -> Bundle:
         return model
     if str(model).endswith(".gguf"):
         raise InputError(f"{model}: a GGUF file runs in llama.cpp; score it with dozan.evaluate or `dozan eval`")
+    import torch
+
+    from dozan.kernels import training_dtype
     from dozan.model.bundle import open_model
 
-    return open_model(model)
+    if not torch.cuda.is_available():
+        return open_model(model)
+    # In the dtype that it is trained in there.
+    bundle = open_model(model, training_dtype(torch.device("cuda")))
+    bundle.model.cuda()
+    return bundle
 
 
 def _prompts(examples: Sequence[Example], bundle: Bundle) -> list[list[int]]:

@@ -104,6 +104,8 @@ def fit(
         if split is not None:
             write_split(out / "data", *split)
         start = restore_state(trainee, out, report)
+        if trainee.model.embedding.is_cuda:
+            report({"event": "note", "text": passes.engine(trainee.model, trainee.passes)})
         report(_plan_event(plan, trainee, start.step))
         with StopRequest() as stop:
             progress = _loop(trainee, plan, out, start, report, stop)

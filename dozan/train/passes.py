@@ -44,6 +44,17 @@ def make_passes(model: Gemma3, recipe: Recipe) -> Passes:
     return EagerPasses(model, recompute)
 
 
+def engine(model: Gemma3, passes: Passes) -> str:
+    """How the passes are computed on this model's device, in words."""
+    device = model.embedding.device
+    if device.type != "cuda":
+        return "CPU: plain batched products, op by op"
+    kernels = "Triton kernels" if has_triton(device) else "portable kernels (Triton needs capability 8.0)"
+    how = "captured as CUDA graphs" if isinstance(passes, GraphedPasses) else "op by op"
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"{torch.cuda.get_device_name(device)}, capability {major}.{minor}: {kernels}, {how}"
+
+
 def batch_loss(model: Gemma3, batch: Batch, step: int = 0, recompute: Recompute = NOTHING) -> Tensor:
     """The weighted sum of the losses of a batch's supervised tokens, an fp32 scalar; `step` draws the dropout."""
     device = model.embedding.device
