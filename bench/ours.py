@@ -112,7 +112,8 @@ def _model(options: argparse.Namespace) -> Any:
     from dozan.model.weights import load_adapter, load_model
 
     cuda = torch.cuda.is_available()
-    model = load_model(options.model, options.dtype if cuda else "float32").to("cuda" if cuda else "cpu")
+    dtype = options.dtype or ("bfloat16" if cuda else "float32")
+    model = load_model(options.model, dtype).to("cuda" if cuda else "cpu")
     load_adapter(options.adapter, model)
     return model
 
@@ -161,7 +162,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--adapter", type=Path)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--dtype", default="bfloat16", help="of the base, on a GPU")
+    parser.add_argument("--dtype", help="of the base; bfloat16 on a GPU, float32 on a CPU if left out")
     parser.add_argument("--seed", type=int, default=0, help="of the initial adapter")
     parser.add_argument("--curve", action="store_true", help="record every step's loss")
     parser.add_argument("--init", action="store_true", help="write the initial adapter instead")
