@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dozan.chat.encode import Numbers, Tokens
+from dozan.chat.keys import TOKEN_BYTES, common_prefix
 
 Packing = Literal["tries", "paths", "none"]
 
@@ -78,9 +79,6 @@ class Batch:
         return replace(self, **moved)
 
 
-_WIDTH = 4
-"""Bytes of a token in a row's key."""
-
 _TENSORS = ("ids", "position", "end", "at", "target", "weight")
 
 
@@ -110,7 +108,7 @@ class _Pack:
             self._path = np.concatenate((self._path, np.zeros(count, np.int64)))
         self._path[shared:count] = np.arange(start, start + count - shared)
         self._depth, self.length = count, start + count - shared
-        self._pieces.append(row.key[_WIDTH * shared :])
+        self._pieces.append(row.key[TOKEN_BYTES * shared :])
         self._positions.append(np.arange(shared, count))
         at, weights = row.supervised
         self._supervised.append((self._path[at - 1], np.frombuffer(row.key, ">u4")[at], weights))
@@ -161,7 +159,7 @@ def by_tokens(row: Tokens) -> bytes:
 def _fill(rows: Iterable[Tokens], share: bool, max_tokens: int) -> Iterable[Batch]:
     pack, previous = _Pack(), b""
     for row in rows:
-        shared = _common_prefix(previous, row.key) if share else 0
+        shared = common_prefix(previous, row.key) if share else 0
         if pack.rows and pack.length + len(row.ids) - shared > max_tokens:
             yield pack.batch()
             pack, shared = _Pack(), 0
@@ -169,12 +167,3 @@ def _fill(rows: Iterable[Tokens], share: bool, max_tokens: int) -> Iterable[Batc
         previous = row.key
     if pack.rows:
         yield pack.batch()
-
-
-def _common_prefix(a: bytes, b: bytes) -> int:
-    """How many first tokens two keys share."""
-    length = min(len(a), len(b))
-    if a[:length] == b[:length]:
-        return length // _WIDTH
-    unequal = np.frombuffer(a[:length], np.uint32) != np.frombuffer(b[:length], np.uint32)
-    return int(unequal.argmax())

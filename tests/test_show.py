@@ -16,6 +16,7 @@ from test_report import parse
 import dozan
 from dozan.chat import FUNCTIONGEMMA, Tokenizer
 from dozan.chat.encode import Tokens, encode_example
+from dozan.chat.keys import key
 from dozan.check import sharing
 from dozan.check.show import Shown, show_rows
 from dozan.check.show_page import show_page
@@ -115,8 +116,8 @@ def test_sharing_is_what_the_packer_stores(budget: int) -> None:
     rows = [tuple(draw.choice((1, 256, 515)) for _ in range(draw.randint(1, 30))) for _ in range(200)]
     tokens = [Tokens(str(i), ids, (1.0,) * len(ids)) for i, ids in enumerate(rows)]
     packed = sum(len(batch) for batch in pack_rows(tokens, "tries", budget))
-    assert sharing.computed(sorted(map(sharing.key, rows)), budget) == packed
-    found = sharing.measure([sharing.key(ids) for ids in rows], 16, budget)
+    assert sharing.computed(sorted(map(key, rows)), budget) == packed
+    found = sharing.measure([key(ids) for ids in rows], 16, budget)
     assert found.tokens == sum(map(len, rows)) and found.computed_sorted == packed <= found.computed_shuffled
 
 

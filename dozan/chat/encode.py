@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dozan.chat.format import ChatFormat, Parsed, Rendered
+from dozan.chat.keys import key
 from dozan.chat.messages import Notes, read_turns
 from dozan.chat.tokenizer import Span, Tokenizer
 from dozan.chat.tokens import BOS
@@ -34,8 +35,8 @@ class Tokens:
 
     @cached_property
     def key(self) -> bytes:
-        """The ids as big-endian 32-bit numbers: sorted alike, and compared in one call."""
-        return np.array(self.ids, ">u4").tobytes()
+        """The ids as bytes that sort and compare as they do."""
+        return key(self.ids)
 
     @cached_property
     def supervised(self) -> tuple[Numbers, Numbers]:

@@ -1,17 +1,12 @@
-"""How many tokens rows share at their beginnings, counted as the packer stores them, without building a pack.
-
-A row is its ids as four bytes each, most significant first, so that rows sort as their ids do and compare in C.
-"""
+"""How many tokens rows share at their beginnings, counted as the packer stores them; a row is its key."""
 
 from __future__ import annotations
 
 import random
-import sys
-from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-_BYTES = 4
+from dozan.chat.keys import TOKEN_BYTES, common_prefix
 
 
 @dataclass(frozen=True)
@@ -33,21 +28,13 @@ class Sharing:
         return self.tokens / max(1, self.computed_sorted)
 
 
-def key(ids: Sequence[int]) -> bytes:
-    """A row's ids as bytes that sort as the ids do."""
-    packed = array("I", ids)
-    if sys.byteorder == "little":
-        packed.byteswap()
-    return packed.tobytes()
-
-
 def measure(rows: Sequence[bytes], batch_rows: int, pack_tokens: int, seed: int = 0) -> Sharing:
     """Sharing of rows in packs of at most `pack_tokens`: `batch_rows` of them at random together, and all sorted."""
     order = list(rows)
     random.Random(seed).shuffle(order)
     batches = (sorted(order[i : i + batch_rows]) for i in range(0, len(order), batch_rows))
     shuffled = sum(computed(batch, pack_tokens) for batch in batches)
-    return Sharing(sum(map(len, rows)) // _BYTES, shuffled, computed(sorted(rows), pack_tokens))
+    return Sharing(sum(map(len, rows)) // TOKEN_BYTES, shuffled, computed(sorted(rows), pack_tokens))
 
 
 def computed(rows: Iterable[bytes], pack_tokens: int) -> int:
@@ -55,22 +42,10 @@ def computed(rows: Iterable[bytes], pack_tokens: int) -> int:
     total = size = 0
     previous = b""
     for row in rows:
-        length = len(row) // _BYTES
+        length = len(row) // TOKEN_BYTES
         shared = common_prefix(previous, row)
         if size and size + length - shared > pack_tokens:
             total, size, shared = total + size, 0, 0
         size += length - shared
         previous = row
     return total + size
-
-
-def common_prefix(a: bytes, b: bytes) -> int:
-    """How many tokens two rows begin with in common."""
-    low, high = 0, min(len(a), len(b)) // _BYTES
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[low * _BYTES : middle * _BYTES] == b[low * _BYTES : middle * _BYTES]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

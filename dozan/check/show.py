@@ -10,10 +10,10 @@ from itertools import islice
 from typing import Literal
 
 from dozan.chat.format import ChatFormat
+from dozan.chat.keys import common_prefix, key
 from dozan.chat.tokenizer import Tokenizer
 from dozan.chat.tokens import END_TURN, START_CALL, START_DECLARATION, START_RESPONSE, START_TURN
 from dozan.check.encoded import Encoded, encode_examples
-from dozan.check.sharing import common_prefix, key
 from dozan.errors import InputError
 from dozan.rows.example import Example
 

@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass, field
 
 from dozan.chat.arranged import Arrangement, arranged
 from dozan.chat.format import ChatFormat
+from dozan.chat.keys import key
 from dozan.chat.messages import Notes, read_calls
 from dozan.chat.tokenizer import Tokenizer
 from dozan.check.encoded import Encoded, encode_examples
 from dozan.check.row_rules.dialect import LABEL_KEYS
 from dozan.check.set_rules.balance import SIZE_VERDICTS
-from dozan.check.sharing import Sharing, key, measure
+from dozan.check.sharing import Sharing, measure
 from dozan.rows.example import Example, Json
 from dozan.rows.splits import sentence_pattern
 

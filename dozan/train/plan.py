@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 
 from dozan.chat.encode import Tokens
 from dozan.errors import InputError
-from dozan.pack import Batch, Packing, pack_rows
+from dozan.pack import Batch, Packing, by_tokens, pack_rows
 from dozan.recipe import Recipe
 from dozan.train.optim import learning_rate, warmup_of
 from dozan.train.schedule import common_beginning, deal, kinds
@@ -105,7 +105,7 @@ class Plan:
         """The micro-batches of a step: at most `micro_batch_size` rows and `pack_tokens` tokens each."""
         train = self.recipe.train
         # Rows that share a prefix should meet in one micro-batch.
-        ordered = sorted(rows, key=lambda row: row.ids) if self.packing == "tries" else rows
+        ordered = sorted(rows, key=by_tokens) if self.packing == "tries" else rows
         size = train.micro_batch_size or max(1, len(ordered))
         chunks = (ordered[i : i + size] for i in range(0, len(ordered), size))
         return [batch for chunk in chunks for batch in pack_rows(chunk, self.packing, train.pack_tokens)]

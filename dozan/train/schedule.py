@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from itertools import chain, pairwise
 
 from dozan.chat.encode import Tokens
-from dozan.check.sharing import common_prefix, key
+from dozan.chat.keys import TOKEN_BYTES, common_prefix
 
 BLOCKS = 2
 """Blocks that a step holds at least. More mix a step better, but a beginning is computed once for each."""
@@ -34,14 +34,14 @@ def deal(rows: Sequence[Tokens], batch_size: int, seed: str) -> list[list[int]]:
 
 def common_beginning(rows: Sequence[Tokens]) -> int:
     """How many first tokens all rows have in common."""
-    keys = [key(row.ids) for row in rows]
+    keys = [row.key for row in rows]
     return common_prefix(min(keys), max(keys))
 
 
 def kinds(rows: Sequence[Tokens], common: int) -> int:
     """How many kinds of beginnings the rows have; those of a kind share half of what follows the first `common`
     tokens, which all rows share."""
-    pairs = pairwise(sorted(key(row.ids) for row in rows))
+    pairs = pairwise(sorted(row.key for row in rows))
     return 1 + sum(2 * (common_prefix(a, b) - common) < min(len(a), len(b)) // 4 - common for a, b in pairs)
 
 
@@ -79,11 +79,11 @@ def _starts(costs: Sequence[int], most: int) -> list[int]:
 
 def _beginnings(rows: Sequence[Tokens]) -> list[bytes]:
     """What each row shares with the row that begins most like it, in whole grains, as bytes that sort as ids do."""
-    keys = [key(row.ids) for row in rows]
+    keys = [row.key for row in rows]
     order = sorted(range(len(rows)), key=keys.__getitem__)
     shared = [0, *(common_prefix(keys[a], keys[b]) for a, b in pairwise(order)), 0]
     grain = max(1, sum(len(row.ids) for row in rows) // (len(rows) * _GRAIN))
     begins = [b""] * len(rows)
     for place, i in enumerate(order):
-        begins[i] = key(rows[i].ids[: max(shared[place : place + 2]) // grain * grain])
+        begins[i] = rows[i].key[: TOKEN_BYTES * (max(shared[place : place + 2]) // grain * grain)]
     return begins
