@@ -18,18 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from bench.table import OURS, differences, render
-from bench.workloads import NAMES, VOCABULARY, chosen, workload
+from bench.workloads import NAMES, SHAPE_270M, chosen, workload
 
 ROOT = Path(__file__).parents[1]
 IMPLS = {OURS: ("bench.ours", "dozan"), "unsloth": ("bench.peers", "unsloth"), "trl": ("bench.peers", "trl"),
          "liger": ("bench.peers", "liger_kernel")}  # fmt: skip
 """How to run each, and the package it needs."""
 MODELS: dict[str, dict[str, Any]] = {
-    "270m": {
-        "vocab_size": VOCABULARY, "hidden_size": 640, "num_hidden_layers": 18, "num_attention_heads": 4,
-        "num_key_value_heads": 1, "head_dim": 256, "intermediate_size": 2048, "sliding_window": 512,
-        "query_pre_attn_scalar": 256,
-    },
+    "270m": SHAPE_270M,
     # For trying the benchmark itself out, on a CPU too.
     "tiny": {
         "vocab_size": 1024, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,

@@ -23,15 +23,12 @@ import transformers
 from torch import Tensor
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
+from bench.workloads import SHAPE_270M
 from dozan.judge.generate import generate_ids
 from dozan.model.gemma3 import Gemma3, Gemma3Config
 
 SHAPES: dict[str, dict[str, int]] = {
-    "270m": {
-        "vocab_size": 262_144, "hidden_size": 640, "num_hidden_layers": 18, "num_attention_heads": 4,
-        "num_key_value_heads": 1, "head_dim": 256, "intermediate_size": 2048, "sliding_window": 512,
-        "query_pre_attn_scalar": 256,
-    },
+    "270m": SHAPE_270M,
     "tiny": {
         "vocab_size": 1024, "hidden_size": 64, "num_hidden_layers": 7, "num_attention_heads": 4,
         "num_key_value_heads": 1, "head_dim": 16, "intermediate_size": 128, "sliding_window": 24,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -18,12 +17,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from bench.peers import ALPHA, COMPARED_STEPS, RANK, RATE, step_seconds
 from bench.workloads import Workload, read
 
 PROCESS_START = time.time()
-RANK, ALPHA, RATE = 32, 64, 2e-4
-WARM_UP_STEPS = 5
-COMPARED_STEPS = 3
 PACK_TOKENS = 65_536
 
 
@@ -71,7 +68,7 @@ def measure(options: argparse.Namespace, work: Workload) -> tuple[dict[str, Any]
 
     from dozan.chat.encode import Tokens
     from dozan.train.loop import optimiser_step
-    from dozan.train.plan import Prepared, total_weight
+    from dozan.train.plan import Prepared, make_plan, total_weight
     from dozan.train.state import Trainee
 
     model, recipe = _model(options), _recipe(work.batch)
@@ -79,7 +76,7 @@ def measure(options: argparse.Namespace, work: Workload) -> tuple[dict[str, Any]
     cuda = torch.cuda.is_available()
     _free(cuda)
     begin = time.time()
-    trainee, plan = Trainee.of(model, recipe, "random"), _plan(recipe, rows)
+    trainee, plan = Trainee.of(model, recipe, "random"), make_plan(recipe, rows)
 
     def prepared(step: int) -> Prepared:
         taken = rows[step * work.batch : (step + 1) * work.batch]
@@ -91,7 +88,7 @@ def measure(options: argparse.Namespace, work: Workload) -> tuple[dict[str, Any]
         following = prepared(step + 1)
         results.append(result.read())
         ends.append(time.time())
-    step_s = statistics.median(b - a for a, b in zip(ends[WARM_UP_STEPS - 1 :], ends[WARM_UP_STEPS:], strict=False))
+    step_s = step_seconds(ends)
     figures = {
         "step_s": step_s, "examples_s": work.batch / step_s,
         "tokens_s": work.tokens(options.steps) / options.steps / step_s,
@@ -123,12 +120,6 @@ def _recipe(batch: int) -> Any:
 
     values = {"adapter.rank": RANK, "adapter.alpha": ALPHA, "train.batch_size": batch, "train.pack_tokens": PACK_TOKENS}
     return override(Recipe(), [f"{key}={value}" for key, value in values.items()])
-
-
-def _plan(recipe: Any, rows: list[Any]) -> Any:
-    from dozan.train.plan import make_plan
-
-    return make_plan(recipe, rows)
 
 
 def _free(cuda: bool) -> None:

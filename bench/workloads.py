@@ -17,6 +17,12 @@ BOS = 2
 FIRST_WORD, LAST_WORD = 300, 200_000
 """Ids are drawn from here: neither special tokens nor the vocabulary's reserved end."""
 VOCABULARY = 262_144
+SHAPE_270M = {
+    "vocab_size": VOCABULARY, "hidden_size": 640, "num_hidden_layers": 18, "num_attention_heads": 4,
+    "num_key_value_heads": 1, "head_dim": 256, "intermediate_size": 2048, "sliding_window": 512,
+    "query_pre_attn_scalar": 256,
+}  # fmt: skip
+"""Gemma 3 270M, as its config.json says it."""
 SPARE_STEPS = 4
 """Rows for some more steps than are run, for those that fetch ahead."""
 

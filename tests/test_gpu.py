@@ -17,6 +17,7 @@ from models import tiny_model
 from torch import Tensor
 
 from dozan.chat.encode import Tokens
+from dozan.judge.generate import generate_ids
 from dozan.kernels import geglu, norm, reference, supervised_cross_entropy
 from dozan.kernels.attention import TrieAttention
 from dozan.kernels.precision import determinism, has_triton
@@ -229,3 +230,11 @@ def test_a_whole_run_resumes(tmp_path: Path) -> None:
     result = fit(model, make_plan(recipe, rows(24, 40), rows(4, 40, 9)), tmp_path / "run",
                  Base("dozan:embedded", "0" * 64, "functiongemma"), lambda event: None)  # fmt: skip
     assert result.steps == 12 and result.final_loss is not None and result.eval_loss is not None
+
+
+def test_an_adapted_model_answers_as_on_the_cpu() -> None:
+    """Generation with the adapter on, in the captured graph too: in fp32, so that no two tokens are as likely."""
+    model = adapted()[0].float()
+    prompts = [row.ids for row in rows(9, 40)]
+    answers = [generate_ids(model.to(device), prompts, 24, set()) for device in ("cuda", "cpu")]
+    assert answers[0] == answers[1]
