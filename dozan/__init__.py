@@ -15,15 +15,21 @@ if TYPE_CHECKING:
     from dozan.ship.merge import merge
     from dozan.ship.served import evaluate
     from dozan.train.loop import train
+    from dozan.train.memory_plan import plan
 
 __version__ = "0.1.0"
 
 EMBEDDED_BASE: str = str(Path(__file__).parent / "assets" / "base")
 """Folder of the small Gemma 3 that comes with the package: what is trained when no model is named."""
 
-__all__ = ["EMBEDDED_BASE", "InputError", "__version__", "data", "demo", "evaluate", "export", "merge", "train"]
+__all__ = [
+    "EMBEDDED_BASE", "InputError", "__version__", "data", "demo", "evaluate", "export", "merge", "plan", "train",
+]  # fmt: skip
 
-_HOMES = {"evaluate": "dozan.ship.served", "export": "dozan.ship.export", "merge": "dozan.ship.merge"}
+_HOMES = {
+    "evaluate": "dozan.ship.served", "export": "dozan.ship.export", "merge": "dozan.ship.merge",
+    "plan": "dozan.train.memory_plan",
+}  # fmt: skip
 _MODULES = ("data", "demo", "train")
 
 

@@ -51,9 +51,11 @@ class DataRecipe(_Section):
 
 
 def _recomputed(value: object) -> object:
-    if value in ("none", "layers") or (type(value) is int and value >= 0):
+    if value in ("auto", "none", "layers") or (type(value) is int and value >= 0):
         return value
-    raise PydanticCustomError("recompute", "Input should be 'none', 'layers' (all) or a number of layers from 0 up")
+    raise PydanticCustomError(
+        "recompute", "Input should be 'auto', 'none', 'layers' (all) or a number of layers from 0 up"
+    )
 
 
 class TrainRecipe(_Section):
@@ -62,8 +64,11 @@ class TrainRecipe(_Section):
     `batch_size` is rows an optimiser step; `micro_batch_size` (rows) and `pack_tokens` (tokens) bound what is computed
     at once and change no result. `lookahead`: the rows of so many steps are looked at together, and those that begin
     alike meet in a step; 1 leaves them at random. `max_steps`, when given, replaces `epochs`. `warmup_steps` is cut to
-    a tenth of the steps. `eval_steps` and `save_steps` of None mean once an epoch. `deterministic`: two runs are equal
-    bit for bit on a GPU too, more slowly.
+    a tenth of the steps. `recompute`: the layers whose activations are computed again instead of kept; auto takes the
+    fewest with which the run fits its GPU, and none on a CPU. `dtype` of the frozen weights and of what is computed:
+    auto is bfloat16 where the hardware multiplies in it, on an older GPU float16 with the residual stream in float32.
+    `eval_steps` and `save_steps` of None mean once an epoch. `deterministic`: two runs are equal bit for bit on a GPU
+    too, more slowly. `optimizer`: adamw_8bit keeps the moments of matrices in 8 bits, a quarter of the memory.
     """
 
     seed: int = Field(default=0, ge=0, lt=2**31)
@@ -81,14 +86,24 @@ class TrainRecipe(_Section):
     betas: tuple[float, float] = Field(default=(0.9, 0.999), strict=False)
     epsilon: float = Field(default=1e-8, gt=0)
     clip_norm: float = Field(default=1.0, gt=0)
-    recompute: Annotated[Literal["none", "layers"] | int, BeforeValidator(_recomputed)] = "none"
+    recompute: Annotated[Literal["auto", "none", "layers"] | int, BeforeValidator(_recomputed)] = "auto"
     offload: bool = False
     eval_steps: int | None = Field(default=None, ge=1)
     save_steps: int | None = Field(default=None, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
     log_steps: int = Field(default=1, ge=1)
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     deterministic: bool = False
+
+
+class ModelRecipe(_Section):
+    """How the frozen base is held. `quantise`: nf4 keeps its linears in 4 bits, doubly quantised; a checkpoint that is
+    so already stays so. `embedding`, which is the head too: on the GPU as it is, there in 8 bits, or in pinned host
+    memory, from which the loss streams it."""
+
+    quantise: Literal["none", "nf4"] = "none"
+    embedding: Literal["gpu", "int8", "cpu"] = "gpu"
 
 
 class Recipe(_Section):
@@ -97,6 +112,7 @@ class Recipe(_Section):
     name: str = "custom"
     chat: Literal["auto", "functiongemma", "gemma3"] = "auto"
     pack: Literal["tries", "paths", "none"] = "tries"
+    model: ModelRecipe = ModelRecipe()
     adapter: AdapterRecipe = AdapterRecipe()
     data: DataRecipe = DataRecipe()
     train: TrainRecipe = TrainRecipe()

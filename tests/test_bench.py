@@ -191,6 +191,7 @@ def test_a_slimmed_wheel_lists_only_what_it_keeps(tmp_path: Path) -> None:
              "bitsandbytes/libbitsandbytes_cuda118.so", "bitsandbytes/nn/c.py"]  # fmt: skip
     kept = [name for name in names if is_kept(name)]
     assert kept == [names[0], *names[2:4], names[5]]
+    assert is_kept("axolotl/kernels/lora.py") and not is_kept("axolotl/integrations/base.py")
     with zipfile.ZipFile(tmp_path / "unsloth-1.whl", "w") as out:
         for name in names:
             out.writestr(name, "".join(f"{each},,\n" for each in names))

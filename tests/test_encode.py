@@ -133,3 +133,16 @@ def test_gold() -> None:
 
 def test_the_small_tokenizer_is_functiongemmas() -> None:
     assert detect_chat(tokenizer()) is FUNCTIONGEMMA
+
+
+def test_rows_are_encoded_together_as_they_are_alone() -> None:
+    """What a row begins with in common with the one before it is copied, wherever the two part."""
+    tools = [{"type": "function", "function": {"name": name, "description": name, "parameters": {}}} for name in "fgh"]
+    conversations = [LOOP, LOOP[:2], [LOOP[0], ANSWER], [{"role": "user", "content": "غير"}, ANSWER], LOOP]
+    rendered = [
+        FUNCTIONGEMMA.render(messages, offered)
+        for offered in (tools[:1], tools, tools[1:], (), tools)
+        for messages in conversations
+    ]
+    for order in (rendered, rendered[::-1], [*rendered[::3], *rendered[:2], *rendered[:2]]):
+        assert tokenizer().encode_many(order) == [tokenizer().encode_rendered(each) for each in order]

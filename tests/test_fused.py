@@ -11,11 +11,15 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from dozan.kernels import geglu as geglu_op
-from dozan.kernels import norm, reference
-from dozan.kernels.low_rank import low_rank_linears
+from dozan.kernels import low_rank, nf4, norm, reference
+from dozan.kernels.low_rank import LowRank, low_rank_linears
 
 EPS = 1e-6
 Op = Callable[..., Tensor]
+
+
+def poisoned(x: Tensor) -> Tensor:
+    return x.fill_(float("nan")) if x.is_floating_point() else x
 
 
 @pytest.fixture(params=["torch", "triton"], autouse=True)
@@ -25,7 +29,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(module, "has_triton", lambda device: request.param == "triton")
     for name in ("empty", "empty_like"):
         plain = getattr(torch, name)
-        monkeypatch.setattr(torch, name, lambda *a, _plain=plain, **k: _plain(*a, **k).fill_(float("nan")))
+        monkeypatch.setattr(torch, name, lambda *a, _plain=plain, **k: poisoned(_plain(*a, **k)))
 
 
 def outputs(op: Op, inputs: Sequence[Tensor], wanted: Sequence[int], outer: Tensor) -> list[Tensor]:
@@ -64,6 +68,10 @@ def test_norm(shape: tuple[int, ...]) -> None:
     require_as_good(
         lambda x, w, r: norm.rms_norm(x, w, EPS, r), lambda x, w, r: _norm(x, w, r), (x, weight, residual), (0, 1, 2)
     )
+    require_as_good(
+        lambda x, w: torch.cat(norm.rms_norm_branch(x, w, EPS), -1), lambda x, w: torch.cat((_norm(x, w), x), -1),
+        (x, weight), (0, 1),
+    )  # fmt: skip
 
 
 def _norm(x: Tensor, weight: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -71,6 +79,25 @@ def _norm(x: Tensor, weight: Tensor, residual: Tensor | None = None) -> Tensor:
         return reference.rms_norm(x, weight, EPS, residual)
     normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPS) * (1.0 + weight)
     return normed if residual is None else residual + normed
+
+
+@pytest.mark.parametrize("shape", [(1, 7), (5, 33), (3, 640)])
+def test_norms_between_float16_and_a_wide_residual(shape: tuple[int, ...]) -> None:
+    """A stream beyond 65,504 goes into a norm in fp32 and comes out in float16; the way back is as wide as it came."""
+    torch.manual_seed(0)
+    stream, narrow, weight = 1e5 * torch.randn(shape), torch.randn(shape).half(), (torch.randn(shape[-1]) / 3).half()
+    for x, residual, dtype in ((stream, None, torch.float16), (narrow, stream, torch.float32)):
+        leaves = [y.detach().requires_grad_() for y in (x, residual) if y is not None]
+        out = norm.rms_norm(leaves[0], weight, EPS, *leaves[1:])
+        exact = [y.detach().double().requires_grad_() for y in leaves]
+        right = _norm(exact[0], weight.double(), *exact[1:])
+        outer = torch.randn(shape).to(dtype)
+        assert out.dtype == dtype and torch.isfinite(out).all()
+        assert (out - right).norm() <= torch.finfo(dtype).eps * right.norm()
+        grads, wanted = torch.autograd.grad(out, leaves, outer), torch.autograd.grad(right, exact, outer.double())
+        for found, truth, leaf in zip(grads, wanted, leaves, strict=True):
+            assert found.dtype == leaf.dtype
+            assert (found - truth).norm() <= max(torch.finfo(leaf.dtype).eps, 1e-6) * truth.norm() + 1e-12
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 2), (5, 3, 6), (17, 2, 64)])
@@ -90,33 +117,74 @@ def test_geglu(shape: tuple[int, ...]) -> None:
     require_as_good(geglu_op.geglu, reference.geglu, (4 * torch.randn(shape), torch.randn(shape)), (0, 1))
 
 
+@pytest.mark.parametrize("dora", [False, True])
 @pytest.mark.parametrize("outputs_of", [(5,), (6, 2, 2)])
 @pytest.mark.parametrize("tokens", [1, 9])
-def test_low_rank_linears(tokens: int, outputs_of: tuple[int, ...]) -> None:
+def test_low_rank_linears(tokens: int, outputs_of: tuple[int, ...], dora: bool) -> None:
     torch.manual_seed(0)
     n, scale = len(outputs_of), 0.7
     weights = [torch.randn(o, 11) for o in outputs_of]
     a, b = [torch.randn(3, 11) for _ in outputs_of], [torch.randn(o, 3) for o in outputs_of]
+    m = [torch.rand(o) + 0.5 for o in outputs_of] if dora else []
+    norms = [(w + scale * right @ left).norm(dim=1) for w, left, right in zip(weights, a, b, strict=True)]
+
+    def one(i: int, t: tuple[Tensor, ...]) -> LowRank:
+        doras = (t[3 * n + i], norms[i]) if dora else (None, None)
+        return LowRank(t[i], t[n + i], t[2 * n + i], *doras)
 
     def fast(x: Tensor, *t: Tensor) -> Tensor:
-        return torch.cat(low_rank_linears(x, t[:n], t[n : 2 * n], t[2 * n :], scale), -1)
+        return torch.cat(low_rank_linears(x, [one(i, t) for i in range(n)], scale), -1)
 
     def plain(x: Tensor, *t: Tensor) -> Tensor:
-        return torch.cat([reference.low_rank(x, t[i], t[n + i], t[2 * n + i], scale) for i in range(n)], -1)
+        found = [reference.low_rank(x, one(i, t).weight, t[n + i], t[2 * n + i], scale) for i in range(n)]
+        return torch.cat([y * t[3 * n + i] / norms[i] if dora else y for i, y in enumerate(found)], -1)
 
-    inputs = [torch.randn(tokens, 11), *weights, *a, *b]
+    inputs = [torch.randn(tokens, 11), *weights, *a, *b, *m]
     leaves = [x.requires_grad_() for x in inputs]
     outer = torch.randn(tokens, sum(outputs_of))
     gradients = (torch.autograd.grad(f(*leaves), leaves, outer) for f in (fast, plain))
     assert all(torch.allclose(*pair, rtol=1e-5, atol=1e-5) for pair in zip(*gradients, strict=True))
 
 
+def test_low_rank_over_nf4_is_that_over_the_dequantised_weight() -> None:
+    torch.manual_seed(0)
+    weight = nf4.quantise(torch.randn(6, 128))
+    x, a, b, m = (torch.randn(s, requires_grad=True) for s in ((4, 128), (3, 128), (6, 3), (6,)))
+    dense, norm = nf4.dequantise(weight, torch.float32), torch.rand(6) + 0.5
+    (found,) = low_rank_linears(x, [LowRank(weight, a, b, m, norm)], 0.5)
+    (wanted,) = low_rank_linears(x, [LowRank(dense, a, b, m, norm)], 0.5)
+    assert torch.allclose(found, wanted, atol=1e-5)
+    outer = torch.randn(4, 6)
+    for pair in zip(*(torch.autograd.grad(y, (x, a, b, m), outer) for y in (found, wanted)), strict=True):
+        assert torch.allclose(*pair, rtol=1e-5, atol=1e-4)
+
+
 def test_dropped_inputs_reach_the_adapter_alone() -> None:
     torch.manual_seed(0)
     x, kept, weight, a, b = (torch.randn(s, requires_grad=True) for s in ((4, 6), (4, 6), (5, 6), (2, 6), (5, 2)))
-    (found,) = low_rank_linears(x, [weight], [a], [b], 0.5, kept)
+    (found,) = low_rank_linears(x, [LowRank(weight, a, b)], 0.5, kept)
     wanted = x @ weight.T + kept @ a.T @ b.T * 0.5
     outer, leaves = torch.randn(4, 5), (x, kept, weight, a, b)
     assert torch.allclose(found, wanted, atol=1e-6)
     for pair in zip(*(torch.autograd.grad(y, leaves, outer) for y in (found, wanted)), strict=True):
         assert torch.allclose(*pair, atol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (33, 65), (700, 130)])
+def test_column_dots_in_triton(rows: int, columns: int) -> None:
+    low_rank_triton = pytest.importorskip("dozan.kernels.low_rank_triton")
+    torch.manual_seed(0)
+    left, right = torch.randn(rows, columns), torch.randn(rows, columns)
+    assert torch.allclose(low_rank_triton.column_dots(left, right), (left * right).sum(0), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("outputs", "inputs", "rank"), [(1, 1, 1), (33, 20, 5), (40, 64, 16), (17, 30, 24)])
+def test_merged_row_norms(outputs: int, inputs: int, rank: int, monkeypatch: pytest.MonkeyPatch,
+                          request: pytest.FixtureRequest) -> None:  # fmt: skip
+    monkeypatch.setattr(low_rank, "has_triton", lambda device: request.node.callspec.params["backend"] == "triton")
+    torch.manual_seed(0)
+    weight, a, b = torch.randn(outputs, inputs), torch.randn(rank, inputs), torch.randn(outputs, rank)
+    found = low_rank.merged_row_norms(weight, low_rank.row_norms(weight), a, b, 0.3)
+    assert torch.allclose(found, (weight + 0.3 * b @ a).norm(dim=1), rtol=1e-5)
+    gone = low_rank.merged_row_norms(b @ a, low_rank.row_norms(b @ a), a, b, -1.0)
+    assert bool((gone <= 1e-2 * (b @ a).norm(dim=1)).all())

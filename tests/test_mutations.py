@@ -72,27 +72,28 @@ def test_an_embedding_scale_that_is_not_rounded(shape: str, monkeypatch: pytest.
     [
         pytest.param("rslora", "math.sqrt(recipe.rank) if", "recipe.rank if", True, id="lost √r"),
         pytest.param("both", "math.sqrt(recipe.rank) if", "recipe.rank if", True, id="lost √r with DoRA"),
-        pytest.param("dora", "2 * s * cross + ", "", True, id="cross term lost"),
-        pytest.param("dora", "+ s * s * low", "", True, id="square term lost"),
         pytest.param("dora", "    refresh(model)\n\n\ndef shapes_of", "\n\ndef shapes_of", True, id="stale norm"),
-        pytest.param(
-            "dora",
-            "(self.magnitude / self.norm)",
-            "(self.magnitude / (self.weight + self.scale * self.lora_B @ self.lora_A).norm(dim=1))",
-            False,
-            id="norm not detached",
-        ),
-        pytest.param(
-            "both",
-            "y * (self.magnitude / self.norm)",
-            "y * (self.magnitude.detach() / self.norm)",
-            False,
-            id="magnitude detached",
-        ),
     ],
 )
 def test_a_wrong_adapter(kind: str, old: str, new: str, logits_wrong: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = mutant(ADAPTER, old, new, monkeypatch)
     logits_error, gradient_error = peft_adapters.errors(kind, wrong)
     assert (logits_error > 1e-4) == logits_wrong
+    assert gradient_error > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        pytest.param("[_folded(one, c, x.dtype)", "[_folded(one, None, x.dtype)", id="B not scaled"),
+        pytest.param("_by_row(_wide(g.t(), part), c)", "_wide(g.t(), part)", id="gradient of B not scaled"),
+        pytest.param(".div_(m)", "", id="gradient of the magnitude not divided"),
+        pytest.param("2 * scale * cross + ", "", id="cross term lost"),
+        pytest.param(" + scale * scale * own", "", id="square term lost"),
+    ],
+)
+def test_a_wrong_fold(old: str, new: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutant("dozan.kernels.low_rank", old, new, monkeypatch)
+    wrong = mutant(ADAPTER, "Low-rank adapters", "Wrong adapters", monkeypatch)
+    _, gradient_error = peft_adapters.errors("both", wrong)
     assert gradient_error > 1e-3

@@ -7,8 +7,9 @@ import random
 import numpy as np
 import pytest
 
-from dozan.check.near import BANDS, Keys, NearIndex, hash_text, repeats, similarity, sketch
+from dozan.check.near import BANDS, Keys, NearIndex, repeats, similarity, sketch
 from dozan.rows.example import Example
+from dozan.rows.groups import hash_text
 from dozan.rows.splits import near_duplicates
 
 SENTENCE = "شغل النور في المطبخ الصالة غرفة النوم الآن بكرة الساعة تسعة ذكرني أرسل رسالة إلى محمد سارة موعد طبيب"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+import subprocess
+import sys
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -11,14 +13,7 @@ from torch import nn
 
 from dozan.errors import InputError
 from dozan.recipe import TrainRecipe
-from dozan.train.optim import (
-    clip,
-    learning_rate,
-    load_optimizer_tensors,
-    make_optimizer,
-    optimizer_tensors,
-    warmup_of,
-)
+from dozan.train.optim import AdamW, clip, learning_rate, warmup_of
 
 
 def rates(steps: int, warmup: int, **settings: Any) -> list[float]:
@@ -59,7 +54,7 @@ def parameters() -> list[tuple[str, nn.Parameter]]:
 def test_decay_spares_vectors() -> None:
     named = parameters()
     before = named[0][1].detach().clone()
-    optimizer = make_optimizer(named, TrainRecipe(weight_decay=0.5, learning_rate=0.1))
+    optimizer = AdamW(named, TrainRecipe(weight_decay=0.5, learning_rate=0.1))
     for _, parameter in named:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
@@ -69,8 +64,9 @@ def test_decay_spares_vectors() -> None:
 def test_update_is_adam_s() -> None:
     named = parameters()
     before = named[0][1].detach().clone()
-    named[0][1].grad = torch.randn(3, 4)
-    optimizer = make_optimizer(named, TrainRecipe(learning_rate=0.1))
+    for _, parameter in named:
+        parameter.grad = torch.randn_like(parameter)
+    optimizer = AdamW(named, TrainRecipe(learning_rate=0.1))
     optimizer.step()
     moved = before - 0.1 * named[0][1].grad / (named[0][1].grad.abs() + 1e-8)
     assert torch.allclose(named[0][1], moved, atol=1e-6)
@@ -84,21 +80,56 @@ def test_clip_gives_the_norm_before_and_bounds_it_after() -> None:
     assert float(clip(named, 10.0)) == pytest.approx(1.0, abs=1e-5)
 
 
-def step(named: list[tuple[str, nn.Parameter]], optimizer: torch.optim.Optimizer, seed: int) -> None:
+def step(named: list[tuple[str, nn.Parameter]], optimizer: AdamW, seed: int) -> None:
     torch.manual_seed(seed)
     for _, parameter in named:
         parameter.grad = torch.randn_like(parameter)
     optimizer.step()
 
 
-def test_state_continues_bit_for_bit() -> None:
+@pytest.mark.parametrize("kind", ["adamw", "adamw_8bit"])
+def test_a_skipped_update_changes_nothing(kind: Literal["adamw", "adamw_8bit"]) -> None:
+    named = parameters()
+    optimizer = AdamW(named, TrainRecipe(optimizer=kind, weight_decay=0.1))
+    step(named, optimizer, 1)
+    before = [p.detach().clone() for _, p in named] + list(optimizer.tensors().values())
+    for _, parameter in named:
+        parameter.grad = torch.full_like(parameter, float("nan"))
+    optimizer.step(skip=torch.ones(()))
+    after = [p.detach() for _, p in named] + list(optimizer.tensors().values())
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_many_updates_are_torch_s(decay: float) -> None:
+    ours, theirs = parameters(), parameters()
+    optimizer = AdamW(ours, TrainRecipe(weight_decay=decay))
+    groups = [{"params": [theirs[0][1]], "weight_decay": decay}, {"params": [theirs[1][1]], "weight_decay": 0.0}]
+    plain = torch.optim.AdamW(groups, lr=1e-3)
+    for seed in range(5):
+        step(ours, optimizer, seed)
+        for (_, a), (_, b) in zip(ours, theirs, strict=True):
+            b.grad = None if a.grad is None else a.grad.clone()
+        plain.step()
+    assert all(torch.allclose(a, b, atol=1e-7) for (_, a), (_, b) in zip(ours, theirs, strict=True))
+
+
+def test_the_compiler_is_not_imported() -> None:
+    code = "import torch, sys; from dozan.train.optim import AdamW; from dozan.recipe import TrainRecipe\n" \
+        "p = torch.nn.Parameter(torch.ones(3)); p.grad = torch.ones(3); AdamW([('a', p)], TrainRecipe()).step()\n" \
+        "assert 'torch._dynamo' not in sys.modules"  # fmt: skip
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adamw_8bit"])
+def test_state_continues_bit_for_bit(kind: Literal["adamw", "adamw_8bit"]) -> None:
     named, again = parameters(), parameters()
-    optimizer = make_optimizer(named, TrainRecipe())
+    optimizer = AdamW(named, TrainRecipe(optimizer=kind))
     step(named, optimizer, 1)
     for (_, new), (_, old) in zip(again, named, strict=True):
         new.data.copy_(old.data)
-    restored = make_optimizer(again, TrainRecipe())
-    load_optimizer_tensors(restored, again, optimizer_tensors(optimizer, named))
+    restored = AdamW(again, TrainRecipe(optimizer=kind))
+    restored.load(optimizer.tensors())
     step(named, optimizer, 2)
     step(again, restored, 2)
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(named, again, strict=True))
@@ -106,9 +137,9 @@ def test_state_continues_bit_for_bit() -> None:
 
 def test_state_that_does_not_fit_is_refused_by_name() -> None:
     named = parameters()
-    optimizer = make_optimizer(named, TrainRecipe())
+    optimizer = AdamW(named, TrainRecipe())
     step(named, optimizer, 1)
-    tensors = optimizer_tensors(optimizer, named)
+    tensors = optimizer.tensors()
     tensors["b.lora_A.step"] = tensors.pop("a.lora_A.exp_avg")
     with pytest.raises(InputError, match="missing: a.lora_A.exp_avg\n.*unexpected: b.lora_A.step"):
-        load_optimizer_tensors(optimizer, named, tensors)
+        optimizer.load(tensors)

@@ -30,9 +30,9 @@ def test_the_products_of_both_dtypes_are_timed() -> None:
     assert precision._product_seconds(torch.bfloat16) > 0
 
 
-@pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float32), ((8, 0), torch.bfloat16)])
+@pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)])
 def test_a_gpu_is_asked_for_its_capability(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(precision, "_own_capability", lambda device: capability)
     assert precision.training_dtype(torch.device("cuda")) == dtype

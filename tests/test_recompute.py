@@ -231,7 +231,7 @@ def test_offloaded_inputs_come_back_once() -> None:
 
 @pytest.mark.parametrize("value", ["all", "-1", "true", "1.5", "null"])
 def test_a_value_that_is_no_place_on_the_dial_is_refused(value: str) -> None:
-    with pytest.raises(InputError, match="train.recompute = .*'none', 'layers' .all. or a number .* that works: none"):
+    with pytest.raises(InputError, match="train.recompute = .*'none', 'layers' .all. or a number .* that works: auto"):
         recipe(f"train.recompute={value}")
 
 
@@ -248,8 +248,8 @@ def test_offload_without_recomputation_is_refused(dial: str) -> None:
 
 
 def test_offload_is_never_captured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes, "has_triton", lambda device: True)
-    monkeypatch.setattr(passes, "GraphedPasses", lambda model, recompute: "graphed")
+    monkeypatch.setattr(passes, "attends_in_triton", lambda device, head_dim: True)
+    monkeypatch.setattr(passes, "GraphedPasses", lambda model, recompute, scale: "graphed")
     model = tiny_model()
     assert passes.make_passes(model, recipe("train.recompute=3")) == "graphed"
     eager = passes.make_passes(model, recipe("train.recompute=3", "train.offload=true"))

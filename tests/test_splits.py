@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import re
 from typing import Any
 
 import pytest
 
 from dozan.errors import InputError
+from dozan.rows import splits
 from dozan.rows.arabic import fold
 from dozan.rows.example import Example
 from dozan.rows.splits import choose_heldout, joined_groups, near_duplicates, row_labels, sentence_pattern, split_rows
@@ -39,6 +41,32 @@ def test_patterns_differ_when_the_sentence_does() -> None:
     assert sentence_pattern(row("شغل النور في المطبخ", area="المطبخ")) == "شغل النور في V"
     assert sentence_pattern(row("اطفئ النور في المطبخ", area="المطبخ")) == "اطفئ النور في V"
     assert sentence_pattern(row("مطبخي كبير", area="المطبخ")) == "مطبخي كبير"
+
+
+def masked(text: str, values: list[str]) -> str:
+    """The text with V for each value in turn, found by a pattern that is made for it."""
+    for value in values:
+        words = re.findall(r"\w+", value)
+        stems = [word[2:] if word.startswith("ال") and len(word) > 3 else word for word in words]
+        parts = r"\W+".join("[وفبلك]{0,2}(?:ال|لل)?" + re.escape(stem) for stem in stems)
+        text = re.sub(rf"(?<!\w){parts}(?!\w)", "V", text) if words else text
+    return text
+
+
+def test_values_are_found_as_a_pattern_made_for_each_finds_them() -> None:
+    draw = random.Random(0)
+    words = ["و", "ال", "لل", "كتاب", "الكتاب", "بالكتاب", "ولكتاب", "كتابي", "V", "_", "a"]
+
+    def some(most: int) -> str:
+        between = [" ", ". ", "، ", "-", ""]
+        return "".join(draw.choice(words) + draw.choice(between) for _ in range(draw.randrange(most)))
+
+    for _ in range(3000):
+        text, values = some(9), [some(3) for _ in range(draw.randrange(4))]
+        pieces = splits._WORDS.split(text)
+        for value in values:
+            splits._mask_value(pieces, value)
+        assert "".join(pieces) == masked(text, values), (text, values)
 
 
 def test_a_group_never_stands_on_both_sides() -> None:

@@ -24,7 +24,6 @@ from dozan.errors import InputError, Interrupted
 from dozan.kernels import reference
 from dozan.model.adapter import adapter_parameters, attach
 from dozan.model.gemma3 import Gemma3
-from dozan.model.recompute import NOTHING, Recompute
 from dozan.pack import Batch
 from dozan.recipe import Recipe, override
 from dozan.train import live, loop, passes, state
@@ -253,12 +252,12 @@ def test_signal_within_a_step_saves_the_step_before(tmp_path: Path, monkeypatch:
     run(tmp_path / "whole", chosen)
     calls, real = [], passes.batch_loss
 
-    def interrupting(model: Gemma3, batch: Batch, step: int = 0, recompute: Recompute = NOTHING) -> torch.Tensor:
+    def interrupting(model: Gemma3, batch: Batch, step: int = 0, *more: Any) -> torch.Tensor:
         if step == 4:
             calls.append(step)
         if len(calls) == 2:
             os.kill(os.getpid(), signal.SIGINT)
-        return real(model, batch, step, recompute)
+        return real(model, batch, step, *more)
 
     monkeypatch.setattr(passes, "batch_loss", interrupting)
     with pytest.raises(Interrupted, match="SIGINT: stopped after step 4"):
@@ -373,8 +372,8 @@ def test_second_process_is_refused(tmp_path: Path) -> None:
 def poison(monkeypatch: pytest.MonkeyPatch, bad: str, value: float) -> None:
     real = passes.batch_loss
 
-    def poisoned(model: Gemma3, batch: Batch, step: int = 0, recompute: Recompute = NOTHING) -> torch.Tensor:
-        loss = real(model, batch, step, recompute)
+    def poisoned(model: Gemma3, batch: Batch, *more: Any) -> torch.Tensor:
+        loss = real(model, batch, *more)
         return loss * value if bad in batch.rows else loss
 
     monkeypatch.setattr(passes, "batch_loss", poisoned)
@@ -402,7 +401,8 @@ def test_update_with_a_bad_gradient_is_skipped() -> None:
     before = {name: p.detach().clone() for name, p in trainee.parameters}
     assert loop.optimiser_step(trainee, plan.prepare(0), 0.1).read()[2] is False
     assert all(torch.equal(before[name], p) for name, p in trainee.parameters)
-    assert not any(tensor.any() for state in trainee.optimizer.state.values() for tensor in state.values())
+    assert trainee.optimizer.tensors() == {}
+    assert not any(m.any() for group in trainee.optimizer.wide for m in (*group.first, *group.second))
     handle.remove()
     assert loop.optimiser_step(trainee, plan.prepare(0), 0.1).read()[2] is True
     assert not torch.equal(before[name], parameter)

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,21 +18,26 @@ from dozan.chat.messages import Notes, read_turns
 from dozan.chat.tokenizer import Span, Tokenizer
 from dozan.chat.tokens import BOS
 from dozan.errors import InputError
+from dozan.rows.errors import Errors
 from dozan.rows.example import Example
 
-_SHOWN = 20
-_TOGETHER = 256
+TOGETHER = 256
+"""Rows that are encoded at a time: a tool list that they share is tokenised once for all."""
+
 _T = TypeVar("_T")
 Numbers = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A row as the model trains on it: `weights[i]` is that of predicting `ids[i]`, 0 where nothing is trained."""
+    """A row as the model trains on it: `weights[i]` is that of predicting `ids[i]`, 0 where nothing is trained.
+
+    Tuples, or arrays ("I" and "d") when the row is read from a store.
+    """
 
     row: str
-    ids: tuple[int, ...]
-    weights: tuple[float, ...]
+    ids: Sequence[int]
+    weights: Sequence[float]
 
     @cached_property
     def key(self) -> bytes:
@@ -53,12 +59,40 @@ def encode_example(example: Example, chat: ChatFormat, tokenizer: Tokenizer, max
 
 def encode_rows(examples: Sequence[Example], chat: ChatFormat, tokenizer: Tokenizer, max_tokens: int) -> list[Tokens]:
     """Every row's tokens, in order; nothing is truncated or dropped. All bad rows are named in one InputError."""
-    errors: list[str] = []
+    errors = Errors()
     rows: list[Tokens] = []
-    for at in range(0, len(examples), _TOGETHER):
-        rows += _encode_some(examples[at : at + _TOGETHER], chat, tokenizer, max_tokens, errors)
-    _raise(errors, len(examples))
+    for at in range(0, len(examples), TOGETHER):
+        rows += encode_some(examples[at : at + TOGETHER], chat, tokenizer, max_tokens, errors)
+    refuse_unusable(errors, len(examples))
     return rows
+
+
+def encode_some(
+    examples: Sequence[Example], chat: ChatFormat, tokenizer: Tokenizer, max_tokens: int, errors: Errors,
+    written: Sequence[Rendered | None] = (),
+) -> list[Tokens]:  # fmt: skip
+    """The tokens of the rows that can be used; what is wrong with the others goes to `errors`.
+
+    written: the rows as `chat` renders them, where that is known already.
+    """
+    rendered: list[tuple[Example, Rendered]] = []
+    for example, known in zip_longest(examples, written):
+        row = _attempt(partial(_render, example, chat, known), errors)
+        if row is not None:
+            rendered.append((example, row))
+    encoded = tokenizer.encode_many([row for _, row in rendered])
+    rows = [
+        _attempt(partial(_tokens, example, row, found, chat, tokenizer, max_tokens), errors)
+        for (example, row), found in zip(rendered, encoded, strict=True)
+    ]
+    return [row for row in rows if row is not None]
+
+
+def refuse_unusable(errors: Errors, rows: int) -> None:
+    """Raises InputError with the first of the errors that some of so many rows have."""
+    if errors:
+        head = f"{len(errors)} of {rows} rows cannot be used:\n" if rows > 1 else ""
+        raise InputError(f"{head}{errors}")
 
 
 def encode_prompt(example: Example, chat: ChatFormat, tokenizer: Tokenizer) -> list[int]:
@@ -83,25 +117,8 @@ def gold(example: Example) -> Parsed:
     return Parsed(turn[0].calls, turn[0].text)
 
 
-def _encode_some(
-    examples: Sequence[Example], chat: ChatFormat, tokenizer: Tokenizer, max_tokens: int, errors: list[str]
-) -> list[Tokens]:
-    """The tokens of the rows that can be used; what is wrong with the others goes to `errors`."""
-    rendered: list[tuple[Example, Rendered]] = []
-    for example in examples:
-        row = _attempt(partial(_render, example, chat), errors)
-        if row is not None:
-            rendered.append((example, row))
-    encoded = tokenizer.encode_many([row for _, row in rendered])
-    rows = [
-        _attempt(partial(_tokens, example, row, found, chat, tokenizer, max_tokens), errors)
-        for (example, row), found in zip(rendered, encoded, strict=True)
-    ]
-    return [row for row in rows if row is not None]
-
-
-def _render(example: Example, chat: ChatFormat) -> Rendered:
-    rendered = chat.render(example.messages, example.tools, place=_name(example))
+def _render(example: Example, chat: ChatFormat, known: Rendered | None) -> Rendered:
+    rendered = known or chat.render(example.messages, example.tools, place=_name(example))
     if not rendered.trained:
         raise InputError(f"{_name(example)}: nothing to train on; add an assistant message with the answer")
     return rendered
@@ -117,34 +134,38 @@ def _tokens(
             f"{_name(example)}: {len(ids)} tokens, more than the {max_tokens} allowed; "
             "shorten the row, or raise data.max_tokens as far as the model's context goes"
         )
-    weights = span_weights(spans, rendered.trained)
+    runs = _runs(spans, rendered.trained)
     bos = tokenizer.id(BOS)
     assert ids[0] == bos and ids.count(bos) == 1, f"{_name(example)}: exactly one {BOS} must come first"
     stops = {tokenizer.id(token) for token in chat.stop_tokens if tokenizer.has(token)}
-    assert _stops(ids, spans, weights, rendered.trained, stops), (
+    stopped = [spans[i][1] for first, after in runs for i in range(first, after) if ids[i] in stops]
+    assert stopped == [end for _, end in rendered.trained], (
         f"{_name(example)}: a trained span must end in its only stop token"
     )
-    return Tokens(example.id, tuple(ids), weights)
+    return Tokens(example.id, tuple(ids), _weights(len(ids), runs))
 
 
 def span_weights(spans: Sequence[Span], trained: Sequence[Span]) -> tuple[float, ...]:
     """1.0 for each token whose characters lie in a trained span, else 0.0. A token across a border is a bug of ours."""
-    starts = [start for start, _ in spans]
-    weights = [0.0] * len(spans)
-    for begin, stop in trained:
-        first, after = bisect_left(starts, begin), bisect_left(starts, stop)
-        for border, at in ((begin, first - 1), (stop, after - 1)):
-            assert at < 0 or spans[at][1] <= border, f"a token at {spans[at]} lies across the border {border}"
+    return _weights(len(spans), _runs(spans, trained))
+
+
+def _weights(count: int, runs: Sequence[Span]) -> tuple[float, ...]:
+    weights = [0.0] * count
+    for first, after in runs:
         weights[first:after] = [1.0] * (after - first)
     return tuple(weights)
 
 
-def _stops(
-    ids: Sequence[int], spans: Sequence[Span], weights: Sequence[float], trained: Sequence[Span], stops: set[int]
-) -> bool:
-    """Whether each trained span ends in a supervised stop token, and holds no other."""
-    stopped = [end for i, (_, end), weight in zip(ids, spans, weights, strict=True) if weight and i in stops]
-    return stopped == [end for _, end in trained]
+def _runs(spans: Sequence[Span], trained: Sequence[Span]) -> list[Span]:
+    """The first token of each trained span and the one after its last."""
+    runs: list[Span] = []
+    for begin, stop in trained:
+        first, after = bisect_left(spans, (begin, -1)), bisect_left(spans, (stop, -1))
+        for border, at in ((begin, first - 1), (stop, after - 1)):
+            assert at < 0 or spans[at][1] <= border, f"a token at {spans[at]} lies across the border {border}"
+        runs.append((first, after))
+    return runs
 
 
 def _last_assistant(example: Example) -> int | None:
@@ -158,16 +179,9 @@ def _name(example: Example) -> str:
     return f"{example.place} ({example.id})" if example.place else f"row {example.id}"
 
 
-def _attempt(work: Callable[[], _T], errors: list[str]) -> _T | None:
+def _attempt(work: Callable[[], _T], errors: Errors) -> _T | None:
     try:
         return work()
     except InputError as error:
-        errors.append(str(error))
+        errors.add(str(error))
         return None
-
-
-def _raise(errors: list[str], rows: int) -> None:
-    if errors:
-        more = f"\n... and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
-        head = f"{len(errors)} of {rows} rows cannot be used:\n" if rows > 1 else ""
-        raise InputError(head + "\n".join(errors[:_SHOWN]) + more)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from dozan.rows.example import Json
@@ -90,7 +91,7 @@ class Writer:
 
     def block(self, text: str, controls: Sequence[tuple[int, int]]) -> None:
         """Text written before, with the spans of its control tokens."""
-        self._controls += [(self._length + start, self._length + end) for start, end in controls]
+        self._controls += _moved(tuple(controls), self._length)
         self.text(text)
 
     def begin(self) -> None:
@@ -106,3 +107,9 @@ class Writer:
     def rendered(self, repairs: Sequence[str]) -> Rendered:
         assert self._open is None, "a trained span was left open"
         return Rendered("".join(self._parts), tuple(self._controls), tuple(self._trained), tuple(repairs))
+
+
+@lru_cache(maxsize=64)
+def _moved(spans: tuple[tuple[int, int], ...], by: int) -> tuple[tuple[int, int], ...]:
+    """Spans so many characters further on; those of a tool list come again and again at the same place."""
+    return tuple((start + by, end + by) for start, end in spans)

@@ -92,9 +92,9 @@ class Tokenizer:
 
     def encode_many(self, conversations: Sequence[Rendered]) -> list[tuple[list[int], list[Span]]]:
         """`encode_rendered` of each; a stretch of text that several share (tool declarations) is encoded once."""
-        pieces = [_split(rendered) for rendered in conversations]
-        known = self._segments({text for row in pieces for _, text, control in row if not control})
-        return self._join(pieces, known)
+        rows = _split_all(conversations)
+        known = self._segments({text for _, pieces in rows for _, text, control in pieces if not control})
+        return self._join(rows, known)
 
     def decode(self, ids: Sequence[int], controls: bool = True) -> str:
         """Ids to text; control tokens are spelt out, or left out with `controls=False`."""
@@ -131,18 +131,15 @@ class Tokenizer:
         return spans
 
     def _join(
-        self, rows: Sequence[list[Stretch]], known: dict[str, tuple[list[int], list[Span]]]
+        self, rows: Sequence[tuple[int, list[Stretch]]], known: dict[str, tuple[list[int], list[Span]]]
     ) -> list[tuple[list[int], list[Span]]]:
         """Each row's ids and spans; what a row begins with in common with the row before it is copied."""
         joined: list[tuple[list[int], list[Span]]] = []
-        before: list[Stretch] = []
         ids, spans, ends = list[int](), list[Span](), list[int]()
-        for row in rows:
-            pairs = enumerate(zip(before, row, strict=False))
-            same = next((i for i, (old, new) in pairs if old != new), min(len(before), len(row)))
+        for same, pieces in rows:
             count = ends[same - 1] if same else 0
-            ids, spans, ends, before = ids[:count], spans[:count], ends[:same], row
-            for start, text, control in row[same:]:
+            ids, spans, ends = ids[:count], spans[:count], ends[:same]
+            for start, text, control in pieces:
                 if control:
                     ids.append(self.id(text))
                     spans.append((start, start + len(text)))
@@ -154,17 +151,45 @@ class Tokenizer:
         return joined
 
 
-def _split(rendered: Rendered) -> list[Stretch]:
-    """(start, text, whether it is a control token) of a conversation's stretches, in order."""
+def _split_all(conversations: Sequence[Rendered]) -> list[tuple[int, list[Stretch]]]:
+    """For each conversation how many stretches it begins with in common with the one before it, and those after."""
+    rows: list[tuple[int, list[Stretch]]] = []
+    before: Rendered | None = None
+    counts = [0]  # stretches up to each control token of the conversation before
+    for rendered in conversations:
+        same = _common_controls(before, rendered) if before is not None else 0
+        pieces, counts = _split(rendered, same, counts[: same + 1])
+        rows.append((counts[same], pieces))
+        before = rendered
+    return rows
+
+
+def _common_controls(before: Rendered, now: Rendered) -> int:
+    """How many control tokens two conversations have in common, with all the text up to them; by halves."""
+    low, high = 0, min(len(before.controls), len(now.controls))
+    while low < high:
+        middle = (low + high + 1) // 2
+        start, stop = now.controls[low - 1][1] if low else 0, now.controls[middle - 1][1]
+        if before.controls[low:middle] == now.controls[low:middle] and before.text[start:stop] == now.text[start:stop]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _split(rendered: Rendered, first: int, counts: list[int]) -> tuple[list[Stretch], list[int]]:
+    """(start, text, whether it is a control token) of a conversation's stretches after its `first` control tokens, in
+    order; and `counts`, the stretches up to each of those, gone on with."""
     pieces: list[Stretch] = []
-    at = 0
-    for start, end in (*rendered.controls, (len(rendered.text), len(rendered.text))):
+    at = rendered.controls[first - 1][1] if first else 0
+    for start, end in (*rendered.controls[first:], (len(rendered.text), len(rendered.text))):
         if start > at:
             pieces.append((at, rendered.text[at:start], False))
         if end > start:
             pieces.append((start, rendered.text[start:end], True))
+        counts.append(counts[first] + len(pieces))
         at = end
-    return pieces
+    return pieces, counts
 
 
 def _without(definition: dict[str, Json], control: set[str]) -> dict[str, Json]:

@@ -12,7 +12,6 @@ crowded bucket are compared with up to 6 of those before them, so the cost grows
 
 from __future__ import annotations
 
-import hashlib
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -67,12 +66,6 @@ class Pair(NamedTuple):
     first: int
     second: int
     similarity: float
-
-
-def hash_text(text: str) -> int:
-    """64 bits of BLAKE2b: among a million rows two different texts collide with probability 3e-8."""
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
 
 
 def sketch(texts: Sequence[str]) -> list[Sketch]:

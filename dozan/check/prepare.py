@@ -20,9 +20,10 @@ import dozan
 from dozan.check.fix import FixResult, Tally, log_repairs, tools_copies
 from dozan.check.fixes.repair import choose
 from dozan.check.fixes.stream import Outcome, repaired_rows
-from dozan.check.near import THRESHOLD, Keys, NearIndex, hash_text, sketch
+from dozan.check.near import THRESHOLD, Keys, NearIndex, sketch
 from dozan.errors import InputError
 from dozan.rows.example import Json
+from dozan.rows.groups import hash_text
 from dozan.rows.hub import is_hub_id
 from dozan.rows.readers import Say, detect_file
 from dozan.rows.splits import choose_heldout, joined_groups, last_user_text, row_labels, sentence_pattern

@@ -13,6 +13,7 @@ import typer
 import dozan
 from dozan.cli.data import EMBEDDED_NAME
 from dozan.cli.data import app as data_app
+from dozan.cli.plan import plan
 from dozan.errors import InputError, Interrupted
 
 BAD_INPUT, INTERRUPTED = 2, 75
@@ -77,6 +78,7 @@ def train(
     eval_data: EvalData = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the whole recipe and leave.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Train on rows that the checks refuse; recorded.")] = False,
+    precision: Annotated[str, typer.Option(help="t4: float16 as on a T4, on any GPU.", metavar="auto|t4")] = "auto",
 ) -> None:
     """Train an adapter on rows; rows that are held out measure its loss."""
     if print_config:
@@ -86,7 +88,10 @@ def train(
     elif data is None:
         raise InputError("--data is missing: name a JSONL file of rows, for example --data rows.jsonl")
     else:
-        dozan.train(data, model, out, recipe, settings or (), eval_data, force=force)
+        dozan.train(data, model, out, recipe, settings or (), eval_data, force=force, precision=precision)
+
+
+app.command()(plan)
 
 
 @app.command("eval")
@@ -112,9 +117,17 @@ def evaluate(
 def merge(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.", metavar="RUN")],
     out: Annotated[Path, typer.Option(help="The checkpoint folder to write.", metavar="DIR")],
+    onto: Annotated[
+        str | None,
+        typer.Option(
+            help="For a 4-bit run: dequantised (what was trained; the default), base (its 16-bit weights), or a path "
+            "or hub id of these.",
+            metavar="BASE",
+        ),
+    ] = None,
 ) -> None:
     """Fold a run's adapter into its base: a Hugging Face folder."""
-    dozan.merge(run, out)
+    dozan.merge(run, out, onto, typer.echo)
     typer.echo(f"merged: {out}")
 
 

@@ -77,7 +77,7 @@ class Decoder:
 
     def __init__(self, model: Gemma3, shapes: Collection[Shape], max_new_tokens: int, stops: Collection[int]) -> None:
         self._model, self._width = model, max_new_tokens
-        like, config = model.embedding, model.config
+        like, config = model.model.norm.weight, model.config
         slot = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
         self._own = like.new_zeros(slot * max((s.rows * s.own for s in shapes), default=0))
         self._shared = like.new_zeros(slot * max((s.shared for s in shapes), default=0))
@@ -168,7 +168,7 @@ class Decoder:
         return (chosen[:, None] == self._stops).any(1)
 
     def _make(self, shape: Shape) -> State:
-        config, device = self._model.config, self._model.embedding.device
+        config, device = self._model.config, self._model.device
         layers, heads, size = config.num_hidden_layers, config.num_key_value_heads, config.head_dim
         shared, own = (layers, 2, heads, shape.shared, size), (layers, 2, shape.rows, heads, shape.own, size)
 

@@ -94,12 +94,13 @@ def _open(model: str | Path | Bundle) -> Bundle:
 
     from dozan.kernels import training_dtype
     from dozan.model.bundle import open_model
+    from dozan.model.half import require_float16
 
     if not torch.cuda.is_available():
         return open_model(model)
     # In the dtype that it is trained in there.
-    bundle = open_model(model, training_dtype(torch.device("cuda")))
-    bundle.model.cuda()
+    bundle = open_model(model, training_dtype(torch.device("cuda")), device="cuda")
+    require_float16(bundle.model, bundle.base_folder)
     return bundle
 
 

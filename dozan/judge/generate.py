@@ -98,9 +98,9 @@ def _answers(
     model: Gemma3, prompts: Sequence[Sequence[int]], max_new_tokens: int, stops: set[int], batch_rows: int | None
 ) -> Iterator[tuple[int, list[int]]]:
     """Each row and its answer, batch by batch."""
-    device = model.embedding.device
+    device = model.device
     means = effort(device)
-    own_slots = means.cache_bytes // (_slot_values(model) * model.embedding.element_size())
+    own_slots = means.cache_bytes // (_slot_values(model) * model.dtype.itemsize)
     groups = group_prompts(prompts, max_new_tokens, batch_rows or means.batch_rows, own_slots, means.batch_cost)
     orders = [sorted(group.rows, key=lambda row: -len(prompts[row])) for group in groups]
     batches = [
@@ -196,7 +196,7 @@ class Cache:
     @staticmethod
     def empty(model: Gemma3, shared: Tensor | None, rows: int, capacity: int) -> Cache:
         """Own slots of zeros; without `shared`, nothing is shared."""
-        config, like = model.config, model.embedding
+        config, like = model.config, model.model.norm.weight
         layers, heads, size = config.num_hidden_layers, config.num_key_value_heads, config.head_dim
         if shared is None:
             shared = like.new_empty(layers, 2, heads, 0, size)

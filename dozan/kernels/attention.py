@@ -152,28 +152,35 @@ def _heads(plan: _Plan, dtype: torch.dtype, heads: int, shared: int) -> _Heads:
 def _plan(position: Tensor, end: Tensor, window: int | None) -> _Plan:
     device, blocks = end.device, -(-len(end) // BLOCK)
     first = torch.arange(blocks, device=device) * BLOCK
-    token = torch.arange(len(end), device=device)
-    needed = (token[None] < first[:, None] + BLOCK) & (end[None] > first[:, None])  # [blocks, T]
-    if window is not None:
-        lowest = torch.stack([part.min() for part in position.split(BLOCK)])
-        needed &= lowest[:, None] - position[None] < window
+    needed = needed_keys(position, end, window, BLOCK)
     counts = needed.sum(1)
     order = counts.argsort(stable=True)
     place = torch.empty_like(order).index_copy_(0, order, torch.arange(blocks, device=device))
     order = torch.cat((order, order[-1:].expand(-blocks % GROUP)))
     keys, mask = [], []
     for members in order.split(GROUP):
-        listed, real = _key_lists(needed[members], counts[members])
+        listed, real = key_lists(needed[members], _rounded(int(counts[members].max())))
         queries = (first[members, None] + torch.arange(BLOCK, device=device)).clamp(max=len(end) - 1)
         keys.append(listed)
-        mask.append(_mask(queries, listed, real, position, end, window))
+        mask.append(seen_keys(queries, listed, real, position, end, window))
     return _Plan(order, place, keys, mask)
 
 
-def _key_lists(needed: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Key indices [B, N] of each block, padded with 0, and which are real."""
-    real = torch.arange(_rounded(int(counts.max())), device=counts.device)[None] < counts[:, None]
-    keys = torch.zeros(real.shape, dtype=torch.int64, device=counts.device)
+def needed_keys(position: Tensor, end: Tensor, window: int | None, block: int) -> Tensor:
+    """Which keys some query of each block of `block` tokens may see, and perhaps others: bool [blocks, T]."""
+    first = torch.arange(0, len(end), block, device=end.device)
+    token = torch.arange(len(end), device=end.device)
+    needed = (token[None] < first[:, None] + block) & (end[None] > first[:, None])
+    if window is not None:
+        lowest = torch.stack([part.min() for part in position.split(block)])
+        needed &= lowest[:, None] - position[None] < window
+    return needed
+
+
+def key_lists(needed: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """The key indices of each block [B, length], padded with 0, and which are real; needed bool [B, T]."""
+    real = torch.arange(length, device=needed.device)[None] < needed.sum(1, keepdim=True)
+    keys = torch.zeros(real.shape, dtype=torch.int64, device=needed.device)
     keys[real] = needed.nonzero()[:, 1]
     return keys, real
 
@@ -184,7 +191,9 @@ def _rounded(count: int) -> int:
     return -(-count // step) * step
 
 
-def _mask(queries: Tensor, keys: Tensor, real: Tensor, position: Tensor, end: Tensor, window: int | None) -> Tensor:
+def seen_keys(
+    queries: Tensor, keys: Tensor, real: Tensor, position: Tensor, end: Tensor, window: int | None
+) -> Tensor:
     """Whether each query [B, BLOCK] sees each key [B, N] of its block: bool [B, BLOCK, N]."""
     mask = (keys[:, None] <= queries[:, :, None]) & (queries[:, :, None] < end[keys][:, None]) & real[:, None]
     if window is not None:

@@ -21,7 +21,7 @@ from torch import Tensor
 PADDED = 64
 """Packs are padded to a multiple of this."""
 
-_DEALT, _PROGRAMS = 16, 64
+_DEALT, PROGRAMS = 16, 64
 """Tiles of queries that a program of the keys' backward pass takes at least, and how many programs share a block."""
 _STAGES = {"forward": 2, "queries": 1, "keys": 1}
 """Loads in flight: what shared memory holds at head size 256."""
@@ -53,7 +53,7 @@ class TritonTrieAttention:
         if len(end) % PADDED:
             raise ValueError(f"{len(end)} tokens are no multiple of {PADDED}; pad the pack")
         self.position, self.end = position.to(torch.int32), end.to(torch.int32)
-        self.window, self.scale, self.programs = window, scale, 1 if deterministic else _PROGRAMS
+        self.window, self.scale, self.programs = window, scale, 1 if deterministic else PROGRAMS
         # A multiple of 16 like a sliding window, or Triton compiles every kernel a second time.
         self._everything = len(end) + PADDED
         self._blocks: dict[tuple[int, int], Blocks] = {}
@@ -61,7 +61,7 @@ class TritonTrieAttention:
     def __call__(self, layer: int, sliding: bool, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q [T, H, E], k, v [T, K, E] -> [T, H, E]."""
         window = self.window if sliding else self._everything
-        blocks = self._visible(window, 64 if q.element_size() == 2 else 32)
+        blocks = self._visible(window, block_size(q))
         out: Tensor = _Attention.apply(q, k, v, self.position, self.end, blocks, window, self.scale, self.programs)
         return out
 
@@ -69,6 +69,11 @@ class TritonTrieAttention:
         if (window, size) not in self._blocks:
             self._blocks[window, size] = visible_blocks(self.position, self.end, window, size)
         return self._blocks[window, size]
+
+
+def block_size(q: Tensor) -> int:
+    """Tokens of a block: what shared memory holds."""
+    return 64 if q.element_size() == 2 else 32
 
 
 def visible_blocks(position: Tensor, end: Tensor, window: int, size: int) -> Blocks:
@@ -97,12 +102,7 @@ class _Attention(torch.autograd.Function):
         scale: float, programs: int,
     ) -> Tensor:  # fmt: skip
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-        out, lse = torch.empty_like(q), torch.empty(q.shape[1], len(q), dtype=torch.float32, device=q.device)
-        constants = _constants(q, k, blocks)
-        _forward[(len(q) // blocks.size, q.shape[1] // constants["G"])](
-            q, k, v, out, lse, position, end, blocks.key_counts, blocks.keys, len(q), window, scale * _LOG2E,
-            **constants, num_stages=_STAGES["forward"],
-        )  # fmt: skip
+        out, lse = attend(q, k, v, position, end, blocks, window, scale)
         ctx.save_for_backward(q, k, v, out, lse, position, end)
         ctx.blocks, ctx.window, ctx.scale, ctx.programs = blocks, window, scale, programs
         return out
@@ -110,19 +110,53 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, lse, position, end = ctx.saved_tensors
-        blocks, constants = ctx.blocks, _constants(q, k, ctx.blocks)
-        (tokens, heads, _), shared = q.shape, k.shape[1]
-        d_out, d_q, inner = outer[0].contiguous(), torch.empty_like(q), torch.empty_like(lse)
-        _backward_queries[(tokens // blocks.size, heads // constants["G"])](
-            q, k, v, out, d_out, lse, inner, d_q, position, end, blocks.key_counts, blocks.keys, tokens, ctx.window,
-            ctx.scale, **constants, num_stages=_STAGES["queries"],
-        )  # fmt: skip
-        d_k, d_v = (torch.zeros(k.shape, dtype=torch.float32, device=k.device) for _ in range(2))
-        _backward_keys[(tokens // blocks.size, shared, ctx.programs)](
-            q, k, v, d_out, lse, inner, d_k, d_v, position, end, blocks.query_counts, blocks.queries, tokens,
-            ctx.window, ctx.scale, DEALT=_DEALT, **constants, num_stages=_STAGES["keys"],
-        )  # fmt: skip
-        return d_q, d_k.to(k.dtype), d_v.to(v.dtype), None, None, None, None, None, None
+        blocks = ctx.blocks
+        d_out = outer[0].contiguous()
+        d_q, inner = queries_gradient(q, k, v, out, d_out, lse, position, end, blocks, ctx.window, ctx.scale)
+        d_k, d_v = keys_gradients(
+            q, k, v, d_out, lse, inner, position, end, blocks, ctx.window, ctx.scale, ctx.programs
+        )
+        return d_q, d_k, d_v, None, None, None, None, None, None
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, position: Tensor, end: Tensor, blocks: Blocks, window: int, scale: float
+) -> tuple[Tensor, Tensor]:
+    """[T, H, E], and log2 Σ exp of each query's scores, fp32 [H, T]."""
+    out, lse = torch.empty_like(q), torch.empty(q.shape[1], len(q), dtype=torch.float32, device=q.device)
+    constants = _constants(q, k, blocks)
+    _forward[(len(q) // blocks.size, q.shape[1] // constants["G"])](
+        q, k, v, out, lse, position, end, blocks.key_counts, blocks.keys, len(q), window, scale * _LOG2E,
+        **constants, num_stages=_STAGES["forward"],
+    )  # fmt: skip
+    return out, lse
+
+
+def queries_gradient(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, d_out: Tensor, lse: Tensor, position: Tensor, end: Tensor,
+    blocks: Blocks, window: int, scale: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The gradient of q, and each output times its gradient, fp32 [H, T]."""
+    constants, (tokens, heads, _) = _constants(q, k, blocks), q.shape
+    d_q, inner = torch.empty_like(q), torch.empty_like(lse)
+    _backward_queries[(tokens // blocks.size, heads // constants["G"])](
+        q, k, v, out, d_out, lse, inner, d_q, position, end, blocks.key_counts, blocks.keys, tokens, window, scale,
+        **constants, num_stages=_STAGES["queries"],
+    )  # fmt: skip
+    return d_q, inner
+
+
+def keys_gradients(
+    q: Tensor, k: Tensor, v: Tensor, d_out: Tensor, lse: Tensor, inner: Tensor, position: Tensor, end: Tensor,
+    blocks: Blocks, window: int, scale: float, programs: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The gradients of k and v; `programs` share a block of keys."""
+    d_k, d_v = (torch.zeros(k.shape, dtype=torch.float32, device=k.device) for _ in range(2))
+    _backward_keys[(len(q) // blocks.size, k.shape[1], programs)](
+        q, k, v, d_out, lse, inner, d_k, d_v, position, end, blocks.query_counts, blocks.queries, len(q), window,
+        scale, DEALT=_DEALT, **_constants(q, k, blocks), num_stages=_STAGES["keys"],
+    )  # fmt: skip
+    return d_k.to(k.dtype), d_v.to(v.dtype)
 
 
 def _constants(q: Tensor, k: Tensor, blocks: Blocks) -> dict[str, Any]:
@@ -158,13 +192,14 @@ def _attend(
     """One more block of keys."""
     key = block * B + tl.arange(0, B)
     where = (key[:, None].to(tl.int64) * K + head) * E + tl.arange(0, E)[None, :]
-    scores = tl.dot(q, tl.trans(tl.load(KEY + where)), input_precision=P) * scale
+    scores = tl.dot(q, tl.trans(tl.load(KEY + where)), input_precision=P)
     if MASKED:
         seen = _visible(query, key, tl.load(END + key), position_q, tl.load(POSITION + key), window)
         scores = tl.where(seen, scores, float("-inf"))
-    higher = tl.maximum(most, tl.max(scores, 1))
+    # `most` is scaled, the scores are not: product and difference are then one instruction.
+    higher = tl.maximum(most, tl.max(scores, 1) * scale)
     base = tl.where(higher == float("-inf"), 0.0, higher)
-    weights = tl.exp2(scores - base[:, None])
+    weights = tl.exp2(scores * scale - base[:, None])
     shrink = tl.exp2(most - base)
     v = tl.load(V + where)
     mixed = mixed * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision=P)
@@ -199,13 +234,13 @@ def _score_gradient(
     q, k, v, d_out, lse, inner, query, key, end, position_q, position_k, window, scale,
     P: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Weights and the gradient of the scores, both [queries, keys] in fp32."""
+    """Weights, and the gradient of the scores over `scale`, both [queries, keys] in fp32."""
     scores = tl.dot(q, tl.trans(k), input_precision=P) * (scale * 1.4426950408889634)
     weights = tl.exp2(scores - lse[:, None])
     if MASKED:
         weights = tl.where(_visible(query, key, end, position_q, position_k, window), weights, 0.0)
     d_weights = tl.dot(d_out, tl.trans(v), input_precision=P)
-    return weights, weights * (d_weights - inner[:, None]) * scale
+    return weights, weights * (d_weights - inner[:, None])
 
 
 @triton.jit
@@ -244,7 +279,7 @@ def _backward_queries(
     for i in range(whole, count):
         d_q = _query_gradient(d_q, q, d_out, lse, inner, query, position_q, tl.load(line + i), KEY, V, POSITION, END,
                               window, scale, shared, K, E, B, P, True)  # fmt: skip
-    tl.store(DQ + place, d_q.to(DQ.dtype.element_ty))
+    tl.store(DQ + place, (d_q * scale).to(DQ.dtype.element_ty))
 
 
 @triton.jit
@@ -289,6 +324,7 @@ def _backward_keys(
         for item in range(masked, count, programs):
             d_k, d_v = _key_gradient(d_k, d_v, k, v, key, end, position_k, item, first, line, Q, DOUT, LSE, INNER,
                                      POSITION, tokens, window, scale, H, K, E, B, G, P, True)  # fmt: skip
+        d_k *= scale
         if programs == 1:
             tl.store(DK + where, d_k)
             tl.store(DV + where, d_v)

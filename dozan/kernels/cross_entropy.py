@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dozan.kernels.cross_entropy_tiled import tiled_cross_entropy
+from dozan.kernels.embedding import Rows
 from dozan.kernels.precision import has_triton
 
 CHUNK_BYTES = {"cpu": 2 * 2**20, "cuda": 512 * 2**20}
@@ -46,6 +48,7 @@ class _SupervisedCrossEntropy(torch.autograd.Function):
             losses, d_logits = softmax_gradient(logits, target[chunk], weight[chunk])
             loss += losses.sum()
             torch.mm(d_logits.to(embedding.dtype), embedding, out=gradient[chunk])
+            del logits, d_logits  # or they would lie beside the next chunk's
         ctx.save_for_backward(gradient)
         return loss
 
@@ -55,11 +58,13 @@ class _SupervisedCrossEntropy(torch.autograd.Function):
         return gradient * outer[0].to(gradient.dtype), None, None, None
 
 
-def supervised_cross_entropy(hidden: Tensor, embedding: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+def supervised_cross_entropy(hidden: Tensor, embedding: Tensor | Rows, target: Tensor, weight: Tensor) -> Tensor:
     """Weighted SUM of the negative log-likelihoods, an fp32 scalar (the caller divides by the step's total weight).
 
     hidden [S, D] are the states at supervised positions, embedding [V, D] the frozen head, target int64 [S], weight
-    fp32 [S].
+    fp32 [S]. An embedding that is not at hand is taken a tile of words at a time (`cross_entropy_tiled`).
     """
+    if not isinstance(embedding, Tensor):
+        return tiled_cross_entropy(hidden, embedding, target, weight)
     loss: Tensor = _SupervisedCrossEntropy.apply(hidden, embedding, target, weight)
     return loss

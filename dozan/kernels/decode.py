@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dozan.kernels.precision import has_triton
+from dozan.kernels.precision import has_triton_attention
 
 
 def attended(query: Tensor, shared: Tensor, own: Tensor, hidden: Tensor, scale: float) -> Tensor:
@@ -54,7 +54,7 @@ class DecodeAttention:
         prefix, capacity, device = shared.shape[3], own.shape[4], slot.device
         self.low = {False: 0, True: max(0, prefix - window + 1)}
         self.row = torch.arange(len(slot), device=device)
-        self.fused = has_triton(device)
+        self.fused = has_triton_attention(device)
         if self.fused:
             return
         self.hidden = {}

@@ -1,49 +1,118 @@
 """Linears of one input with their low-rank adapters as one op: the small products are added where the large one is.
 
-All adapters' A multiply the input at once, and the gradient of the input is summed in place.
+All adapters' A multiply the input at once, and the gradient of the input is summed in place. DoRA's factor on the
+outputs is folded into the rows of the weight and of B: forward and backward are LoRA's. The magnitude's gradient is
+that of the output times the output, which the next op keeps anyway.
+Shapes: T tokens, I inputs, O outputs, R rank.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dozan.kernels.nf4 import NF4, dequantise
+from dozan.kernels.nf4 import row_norms as nf4_row_norms
+from dozan.kernels.precision import has_triton, training_dtype
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A frozen linear and its adapter.
+
+    weight: [O, I] in any dtype, or NF4. a: fp32 [R, I], b: fp32 [O, R]. With DoRA magnitude: fp32 [O], and norm: fp32
+    [O], that of the rows of weight + scale · b a, which is not differentiated.
+    """
+
+    weight: Tensor | NF4
+    a: Tensor
+    b: Tensor
+    magnitude: Tensor | None = None
+    norm: Tensor | None = None
+
 
 class _LowRank(torch.autograd.Function):
-    """y_i = x W_iᵀ + s (z A_iᵀ) B_iᵀ on flat tokens; z is x itself, or what dropout left of it."""
+    """y_i = c_i ⊙ (x W_iᵀ + s (z A_iᵀ) B_iᵀ) on flat tokens, c_i = m_i / n_i; z is x, or what dropout left of it.
+
+    parts: all W, then all A, all B and all m. weights: those W that are no tensors.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, z: Tensor | None, scale: float, *tensors: Tensor) -> tuple[Tensor, ...]:
-        count = len(tensors) // 3
-        weights, a, b = tensors[:count], tensors[count : 2 * count], tensors[2 * count :]
-        wide_a = torch.cat(a).to(x.dtype) if count > 1 else a[0].to(x.dtype)
-        narrow_b = [one.to(x.dtype) for one in b]
+    def forward(
+        ctx: Any, x: Tensor, z: Tensor | None, scale: float, norms: Sequence[Tensor | None],
+        weights: Sequence[NF4 | None], *parts: Any,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        dense, a, b, magnitudes = _split(parts, len(norms))
+        factors = [None if n is None else m / n for m, n in zip(magnitudes, norms, strict=True)]
+        wide_a = torch.cat(list(a)).to(x.dtype) if len(a) > 1 else a[0].to(x.dtype)
+        narrow_b = [_folded(one, c, x.dtype) for one, c in zip(b, factors, strict=True)]
         low = torch.mm(x if z is None else z, wide_a.t()).mul_(scale)
-        parts = low.split([len(one) for one in a], dim=1)
-        ctx.save_for_backward(x, z, wide_a, low, *weights, *narrow_b)
-        ctx.scale, ctx.ranks = scale, [len(one) for one in a]
-        return tuple(torch.mm(x, w.t()).addmm_(p, n.t()) for w, p, n in zip(weights, parts, narrow_b, strict=True))
+        ctx.scale, ctx.ranks, ctx.weights = scale, [len(one) for one in a], weights
+        outs = tuple(
+            torch.mm(x, _weight(w, d, c, x.dtype).t()).addmm_(p, n.t())
+            for w, d, c, p, n in zip(weights, dense, factors, low.split(ctx.ranks, dim=1), narrow_b, strict=True)
+        )
+        kept = [None if c is None else out for c, out in zip(factors, outs, strict=True)]
+        ctx.save_for_backward(x, z, wide_a, low, *dense, *narrow_b, *factors, *magnitudes, *kept)
+        return outs
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         x, z, wide_a, low, *rest = ctx.saved_tensors
         count, wanted = len(ctx.ranks), ctx.needs_input_grad
-        weights, b = rest[:count], rest[count:]
+        dense, b, factors, magnitudes, outs = _split(rest, count)
         grads = [grad.contiguous() for grad in outer]
         d_low = torch.empty_like(low)
         for grad, narrow_b, part in zip(grads, b, d_low.split(ctx.ranks, dim=1), strict=True):
             torch.mm(grad, narrow_b, out=part)
         d_low.mul_(ctx.scale)
         d_a = _wide(d_low.t(), x if z is None else z).split(ctx.ranks)
-        d_b = [_wide(grad.t(), part) for grad, part in zip(grads, low.split(ctx.ranks, dim=1), strict=True)]
-        d_weights = [torch.mm(g.t(), x) if want else None for g, want in zip(grads, wanted[3:], strict=False)]
-        d_x = _sum_of_products(grads, weights) if wanted[0] else None
+        d_b = [_by_row(_wide(g.t(), part), c)
+               for g, part, c in zip(grads, low.split(ctx.ranks, dim=1), factors, strict=True)]  # fmt: skip
+        d_m = [None if m is None else column_dots(g, y).div_(m)
+               for g, y, m in zip(grads, outs, magnitudes, strict=True)]  # fmt: skip
+        d_weights = [_by_row(torch.mm(g.t(), x), c) if want else None
+                     for g, c, want in zip(grads, factors, wanted[5:], strict=False)]  # fmt: skip
+        d_x = None
+        for grad, w, d, c in zip(grads, ctx.weights, dense, factors, strict=True):
+            if wanted[0]:
+                weight = _weight(w, d, c, x.dtype)
+                d_x = torch.mm(grad, weight) if d_x is None else d_x.addmm_(grad, weight)
+                del weight  # or it would lie beside the next one
+        d_z = None
         if z is not None:
-            return d_x, torch.mm(d_low, wide_a) if wanted[1] else None, None, *d_weights[:count], *d_a, *d_b
-        return None if d_x is None else d_x.addmm_(d_low, wide_a), None, None, *d_weights[:count], *d_a, *d_b
+            d_z = torch.mm(d_low, wide_a) if wanted[1] else None
+        elif d_x is not None:
+            d_x.addmm_(d_low, wide_a)
+        return d_x, d_z, None, None, None, *d_weights, *d_a, *d_b, *d_m
+
+
+def _split(values: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    return [values[i : i + size] for i in range(0, len(values), size)]
+
+
+def _by_row(x: Tensor, factor: Tensor | None) -> Tensor:
+    """Each row of x [O, N] times its factor, fp32 [O]."""
+    return x if factor is None else (x * factor[:, None]).to(x.dtype)
+
+
+def _folded(x: Tensor, factor: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """x [O, N] in `dtype`, each row times its factor before the rounding."""
+    if factor is None:
+        return x.to(dtype)
+    return torch.mul(x, factor[:, None], out=torch.empty(x.shape, dtype=dtype, device=x.device))
+
+
+def _weight(weight: NF4 | None, dense: Tensor | None, factor: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The weight [O, I] in `dtype`, each row times its factor."""
+    if weight is not None:
+        return dequantise(weight, dtype, factor)
+    assert dense is not None
+    return _folded(dense, factor, dtype)
 
 
 def _wide(left: Tensor, right: Tensor) -> Tensor:
@@ -53,22 +122,51 @@ def _wide(left: Tensor, right: Tensor) -> Tensor:
     return torch.mm(left, right).float()
 
 
-def _sum_of_products(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
-    total = torch.mm(left[0], right[0])
-    for a, b in zip(left[1:], right[1:], strict=True):
-        total.addmm_(a, b)
-    return total
+def column_dots(left: Tensor, right: Tensor) -> Tensor:
+    """Σ_t left · right of [T, O] each, contiguous: fp32 [O], multiplied and added in fp32."""
+    if has_triton(left.device):
+        from dozan.kernels import low_rank_triton
+
+        return low_rank_triton.column_dots(left, right)
+    return torch.einsum("to,to->o", left.float(), right.float())
+
+
+def row_norms(weight: Tensor | NF4) -> Tensor:
+    """The length of each row of a weight [O, I]: fp32 [O]."""
+    return weight.detach().float().norm(dim=1) if isinstance(weight, Tensor) else nf4_row_norms(weight)
+
+
+def merged_row_norms(weight: Tensor | NF4, weight_norm: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """The length of each row of weight + scale · b a, fp32 [O], without that sum; weight_norm: `row_norms(weight)`.
+
+    weight [O, I], a fp32 [R, I], b fp32 [O, R]. In fp32 on a CPU; on a GPU the products' factors have 16 bits where the
+    weight's passes have, and a row that vanishes has the length zero.
+    """
+    if isinstance(weight, NF4):
+        weight = dequantise(weight, training_dtype(weight.device) if weight.device.type == "cuda" else torch.float32)
+    if has_triton(weight.device):
+        from dozan.kernels import low_rank_triton
+
+        narrow = a.to(weight.dtype)
+        cross, own = _wide(weight, narrow.t()), _wide(narrow, narrow.t())
+        return low_rank_triton.merged_row_norms(cross, own, b, weight_norm, scale)
+    cross = (torch.mm(weight.float(), a.t()) * b).sum(1)
+    own = ((b @ (a @ a.t())) * b).sum(1)
+    return (weight_norm.square() + 2 * scale * cross + scale * scale * own).clamp_min_(0).sqrt_()
 
 
 def low_rank_linears(
-    x: Tensor, weights: Sequence[Tensor], a: Sequence[Tensor], b: Sequence[Tensor], scale: float,
-    dropped: Tensor | None = None,
-) -> tuple[Tensor, ...]:  # fmt: skip
-    """x W_iᵀ + scale · (x A_iᵀ) B_iᵀ in x's dtype, for linears that share their input and their scale.
+    x: Tensor, linears: Sequence[LowRank], scale: float, dropped: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """c ⊙ (x Wᵀ + scale · (x Aᵀ) Bᵀ) in x's dtype, with c = magnitude / norm (1 without), for linears that share their
+    input and their scale.
 
-    x [..., I], weights [O_i, I], a fp32 [R_i, I], b fp32 [O_i, R_i] -> [..., O_i] each. dropped [..., I]: what the
-    adapters see in place of x.
+    x [..., I] -> [..., O] each. dropped [..., I]: what the adapters see in place of x.
     """
     flat, seen = x.flatten(0, -2), None if dropped is None else dropped.flatten(0, -2)
-    outs: tuple[Tensor, ...] = _LowRank.apply(flat, seen, scale, *weights, *a, *b)
+    quantised = [one.weight if isinstance(one.weight, NF4) else None for one in linears]
+    dense = [None if isinstance(one.weight, NF4) else one.weight for one in linears]
+    parts = (*dense, *(one.a for one in linears), *(one.b for one in linears), *(one.magnitude for one in linears))
+    norms = [one.norm for one in linears]
+    outs: tuple[Tensor, ...] = _LowRank.apply(flat, seen, scale, norms, quantised, *parts)
     return tuple(out.view(*x.shape[:-1], out.shape[1]) for out in outs)

@@ -21,23 +21,28 @@ def _grid(rows: int, size: int) -> tuple[tuple[int], dict[str, int]]:
 
 
 def forward(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(residual + x / rms(x) · (1 + weight), 1 / rms(x) fp32 [N]); x [..., D] contiguous, residual like x or None."""
+    """(residual + x / rms(x) · (1 + weight), 1 / rms(x) fp32 [N]); x [..., D] contiguous, residual of its shape.
+
+    The sum is of the residual's dtype; without one the norm is of the weight's.
+    """
     size = x.shape[-1]
     rows = x.numel() // size
-    out, inverse = torch.empty_like(x), torch.empty(rows, dtype=torch.float32, device=x.device)
-    grid, tile = _grid(rows, size)
     other = x if residual is None else residual
+    out = torch.empty_like(x, dtype=weight.dtype if residual is None else residual.dtype)
+    inverse = torch.empty(rows, dtype=torch.float32, device=x.device)
+    grid, tile = _grid(rows, size)
     _forward[grid](x, weight, other, out, inverse, rows, size, eps, ADD=residual is not None, **tile)
     return out, inverse
 
 
-def backward(grad: Tensor, x: Tensor, weight: Tensor, inverse: Tensor) -> Tensor:
-    """The gradient of x: grad and x [..., D] contiguous."""
+def backward(grad: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, through: Tensor | None = None) -> Tensor:
+    """The gradient of x in x's dtype, on top of `through` if given: all [..., D] and contiguous."""
     size = x.shape[-1]
     rows = x.numel() // size
     out = torch.empty_like(x)
     grid, tile = _grid(rows, size)
-    _backward[grid](grad, x, weight, inverse, out, rows, size, **tile)
+    other = x if through is None else through
+    _backward[grid](grad, x, weight, inverse, other, out, rows, size, ADD=through is not None, **tile)
     return out
 
 
@@ -84,7 +89,8 @@ def _forward(X, W, RESIDUAL, OUT, INVERSE, rows, size, eps,
 
 
 @triton.jit
-def _backward(GRAD, X, W, INVERSE, OUT, rows, size, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+def _backward(GRAD, X, W, INVERSE, THROUGH, OUT, rows, size,
+              ADD: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
     row, column, inside = _tile(rows, size, ROWS, WIDTH)
     place = row * size + column
     inverse = tl.load(INVERSE + row, mask=row < rows, other=0.0)
@@ -92,7 +98,10 @@ def _backward(GRAD, X, W, INVERSE, OUT, rows, size, ROWS: tl.constexpr, WIDTH: t
     grad = tl.load(GRAD + place, mask=inside, other=0.0).to(tl.float32)
     grad *= 1.0 + tl.load(W + column, mask=column < size, other=0.0).to(tl.float32)
     mean = tl.sum(grad * normed, 1, keep_dims=True) / size
-    tl.store(OUT + place, ((grad - normed * mean) * inverse).to(OUT.dtype.element_ty), mask=inside)
+    out = (grad - normed * mean) * inverse
+    if ADD:
+        out += tl.load(THROUGH + place, mask=inside, other=0.0).to(tl.float32)
+    tl.store(OUT + place, out.to(OUT.dtype.element_ty), mask=inside)
 
 
 # A single head is no kernel of its own.

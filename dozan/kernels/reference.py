@@ -41,10 +41,11 @@ def cross_entropy(hidden: Tensor, embedding: Tensor, target: Tensor, weight: Ten
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None) -> Tensor:
-    """[residual +] x / rms(x) · (1 + weight): the norm in fp32, rounded to x's dtype before the sum."""
+    """[residual +] x / rms(x) · (1 + weight): the norm in fp32, rounded before the sum to the residual's dtype, without
+    one to the weight's."""
     wide = x.float()
-    normed = (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * (1.0 + weight.float())).to(x.dtype)
-    return normed if residual is None else residual + normed
+    normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * (1.0 + weight.float())
+    return normed.to(weight.dtype) if residual is None else residual + normed.to(residual.dtype)
 
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:

@@ -5,7 +5,8 @@
 
 The norm depends on parameters alone, so `refresh` computes it once an optimiser step, without a dense B A:
 ‖W + s B A‖² = ‖w‖² + 2 s ⟨b, (W Aᵀ) row⟩ + s² · b (A Aᵀ) bᵀ.
-Shapes: T tokens, I inputs, O outputs, R rank. W [O, I] is frozen, in any dtype; A [R, I], B [O, R], m [O] are fp32.
+Shapes: T tokens, I inputs, O outputs, R rank. W [O, I] is frozen, in any dtype or NF4; A [R, I], B [O, R], m [O] are
+fp32.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from dozan.errors import InputError
-from dozan.kernels.low_rank import low_rank_linears
+from dozan.kernels.low_rank import LowRank, low_rank_linears, merged_row_norms, row_norms
+from dozan.kernels.nf4 import NF4, dequantise
+from dozan.model.quantised import QuantisedLinear
 from dozan.recipe import AdapterRecipe
 
 PEFT_ROOT = "base_model.model."
@@ -50,41 +53,55 @@ def scale_of(recipe: AdapterRecipe) -> float:
 
 
 class AdaptedLinear(nn.Module):
-    """A frozen linear (no bias) with an adapter; `weight` keeps the name that the checkpoint gives it."""
+    """A frozen linear (no bias) with an adapter; `weight` keeps the name that the checkpoint gives it, and is None over
+    a quantised linear, which is `quantised` then."""
 
-    weight: nn.Parameter
+    weight: nn.Parameter | None
+    quantised: QuantisedLinear | None
     lora_A: nn.Parameter
     lora_B: nn.Parameter
     magnitude: nn.Parameter | None
-    norm: Tensor
+    norm: Tensor | None
+    weight_norm: Tensor | None
     name: str
     seed: int
     dropout: float
     scale: float
     dropout_rows: DropoutRows | None
 
-    def __init__(self, linear: nn.Linear, recipe: AdapterRecipe, name: str, seed: int) -> None:
+    def __init__(self, linear: nn.Linear | QuantisedLinear, recipe: AdapterRecipe, name: str, seed: int) -> None:
         super().__init__()
         assert linear.bias is None, f"{name} has a bias"
-        weight, rank = linear.weight, recipe.rank
         self.name, self.seed, self.dropout, self.scale = name, seed, recipe.dropout, scale_of(recipe)
-        self.weight = weight
-        self.lora_A = nn.Parameter(_gaussian(rank, weight.shape[1], stable_seed(seed, name, "A")).to(weight.device))
-        self.lora_B = nn.Parameter(torch.zeros(weight.shape[0], rank, device=weight.device))
-        self.magnitude = nn.Parameter(_row_norms(weight.detach().float())) if recipe.dora else None
-        norm = self.magnitude.detach().clone() if self.magnitude is not None else None
+        self.quantised = linear if isinstance(linear, QuantisedLinear) else None
+        self.weight = linear.weight if isinstance(linear, nn.Linear) else None
+        (outputs, inputs), device = self.frozen.shape, self.frozen.device
+        self.lora_A = nn.Parameter(_gaussian(recipe.rank, inputs, stable_seed(seed, name, "A")).to(device))
+        self.lora_B = nn.Parameter(torch.zeros(outputs, recipe.rank, device=device))
+        norm = row_norms(self.frozen).clamp_min_(_SMALLEST_NORM) if recipe.dora else None
+        self.magnitude = None if norm is None else nn.Parameter(norm.clone())
         self.register_buffer("norm", norm, persistent=False)
+        self.register_buffer("weight_norm", None if norm is None else norm.clone(), persistent=False)
         self.dropout_rows = None
+
+    @property
+    def frozen(self) -> Tensor | NF4:
+        """W [O, I], as it is held."""
+        if self.quantised is not None:
+            return self.quantised.nf4
+        assert self.weight is not None
+        return self.weight
+
+    @property
+    def parts(self) -> LowRank:
+        """What the op takes."""
+        return LowRank(self.frozen, self.lora_A, self.lora_B, self.magnitude, self.norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., I] -> [..., O] in x's dtype; in training with dropout, x is the [T, I] that `set_dropout` told of."""
         dropped = x * self._mask(x) if self.dropout and self.training else None
-        (y,) = low_rank_linears(x, [self.weight], [self.lora_A], [self.lora_B], self.scale, dropped)
-        return self.scaled(y)
-
-    def scaled(self, y: Tensor) -> Tensor:
-        """y times DoRA's c, if any."""
-        return y if self.magnitude is None else y * (self.magnitude / self.norm).to(y.dtype)
+        (y,) = low_rank_linears(x, [self.parts], self.scale, dropped)
+        return y
 
     def _mask(self, x: Tensor) -> Tensor:
         """[T, I]: 0 or 1 / (1 - dropout), drawn for each row from (seed, step, row, module)."""
@@ -101,13 +118,10 @@ class AdaptedLinear(nn.Module):
     @torch.no_grad()
     def refresh_norm(self) -> None:
         """Compute the row norms of W + s B A again, in fp32. Nothing to do without DoRA."""
-        if self.magnitude is None:
+        if self.norm is None or self.weight_norm is None:
             return
-        wide, a, b, s = self.weight.float(), self.lora_A, self.lora_B, self.scale
-        cross = ((wide @ a.T) * b).sum(1)
-        low = ((b @ (a @ a.T)) * b).sum(1)
-        square = wide.square().sum(1) + 2 * s * cross + s * s * low
-        self.norm.copy_(square.clamp_min_(_SMALLEST_NORM**2).sqrt_())
+        norms = merged_row_norms(self.frozen, self.weight_norm, self.lora_A, self.lora_B, self.scale)
+        torch.clamp(norms, min=_SMALLEST_NORM, out=self.norm)
 
 
 def project(x: Tensor, linears: Sequence[nn.Module]) -> tuple[Tensor, ...]:
@@ -115,10 +129,7 @@ def project(x: Tensor, linears: Sequence[nn.Module]) -> tuple[Tensor, ...]:
     together = [m for m in linears if isinstance(m, AdaptedLinear) and not (m.dropout and m.training)]
     if len(together) < max(2, len(linears)):
         return tuple(linear(x) for linear in linears)
-    outs = low_rank_linears(
-        x, [m.weight for m in together], [m.lora_A for m in together], [m.lora_B for m in together], together[0].scale
-    )
-    return tuple(linear.scaled(out) for linear, out in zip(together, outs, strict=True))
+    return low_rank_linears(x, [m.parts for m in together], together[0].scale)
 
 
 def _gaussian(rank: int, width: int, seed: int) -> Tensor:
@@ -126,19 +137,15 @@ def _gaussian(rank: int, width: int, seed: int) -> Tensor:
     return torch.randn(rank, width, generator=torch.Generator().manual_seed(seed)) / rank
 
 
-def _row_norms(weight: Tensor) -> Tensor:
-    """fp32 [O, I] -> [O]; a row of zeros counts as a tiny one, so that m / norm stays finite."""
-    return weight.norm(dim=1).clamp_min(_SMALLEST_NORM)
-
-
 def adapted(model: nn.Module) -> list[tuple[str, AdaptedLinear]]:
     """The adapted linears with their names, in the model's order."""
     return [(name, module) for name, module in model.named_modules() if isinstance(module, AdaptedLinear)]
 
 
-def targets(model: nn.Module, recipe: AdapterRecipe) -> list[tuple[str, nn.Linear | AdaptedLinear]]:
+def targets(model: nn.Module, recipe: AdapterRecipe) -> list[tuple[str, nn.Linear | QuantisedLinear | AdaptedLinear]]:
     """The linears that `recipe.targets` names, adapted or not."""
-    linears = ((n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | AdaptedLinear))
+    kinds = (nn.Linear, QuantisedLinear, AdaptedLinear)
+    linears = ((n, m) for n, m in model.named_modules() if isinstance(m, kinds) and not n.endswith(".quantised"))
     return [(name, module) for name, module in linears if name.rsplit(".", 1)[-1] in recipe.targets]
 
 
@@ -154,7 +161,7 @@ def attach(model: nn.Module, recipe: AdapterRecipe, seed: int) -> None:
         raise InputError(f"adapter.targets {list(recipe.targets)} names no linear of this model; try [q_proj, v_proj]")
     model.requires_grad_(False)
     for name, linear in found:
-        assert isinstance(linear, nn.Linear)
+        assert not isinstance(linear, AdaptedLinear)
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, AdaptedLinear(linear, recipe, name, seed).train(linear.training))
 
@@ -191,10 +198,19 @@ def set_dropout(model: nn.Module, rows: Sequence[str], row_starts: Sequence[int]
 @torch.no_grad()
 def merged_weight(linear: AdaptedLinear) -> Tensor:
     """The weight [O, I] in fp32 that does what the linear and its adapter do (without dropout)."""
-    weight = linear.weight.float() + linear.scale * (linear.lora_B @ linear.lora_A)
+    frozen = linear.frozen
+    base = frozen.float() if isinstance(frozen, Tensor) else dequantise(frozen, torch.float32)
+    return merged_onto(base, linear)
+
+
+@torch.no_grad()
+def merged_onto(weight: Tensor, linear: AdaptedLinear) -> Tensor:
+    """`weight` fp32 [O, I] with the adapter of `linear` added: fp32 [O, I], of its own."""
+    weight = torch.addmm(weight, linear.lora_B, linear.lora_A, alpha=linear.scale)
     if linear.magnitude is None:
         return weight
-    return weight * (linear.magnitude / _row_norms(weight))[:, None]
+    norm = weight.norm(dim=1).clamp_min_(_SMALLEST_NORM)
+    return weight.mul_((linear.magnitude / norm)[:, None])
 
 
 def merged_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -208,11 +224,19 @@ def merged_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         yield name, parameter.detach() if module is None else merged_weight(module)
 
 
+def shape_of(linear: nn.Linear | QuantisedLinear | AdaptedLinear) -> tuple[int, int]:
+    """(outputs, inputs)"""
+    if isinstance(linear, nn.Linear | QuantisedLinear):
+        return linear.out_features, linear.in_features
+    outputs, inputs = linear.frozen.shape
+    return outputs, inputs
+
+
 def state_shapes(model: nn.Module, recipe: AdapterRecipe) -> dict[str, tuple[int, ...]]:
     """The names and shapes that PEFT's file holds for this recipe on this model, adapted or not."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, linear in targets(model, recipe):
-        outputs, inputs = linear.weight.shape
+        outputs, inputs = shape_of(linear)
         shapes[f"{PEFT_ROOT}{name}.lora_A.weight"] = (recipe.rank, inputs)
         shapes[f"{PEFT_ROOT}{name}.lora_B.weight"] = (outputs, recipe.rank)
         if recipe.dora:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -18,7 +19,7 @@ from dozan.model.files import read_json, write_whole
 from dozan.model.gemma3 import Gemma3, Gemma3Config
 from dozan.model.hub import resolve_model, run_base
 from dozan.model.peft_format import ADAPTER_CONFIG, load_adapter
-from dozan.model.weights import load_model
+from dozan.model.weights import QUANTISE, Quantise, empty_model, load_model, read_config
 
 ARRANGEMENT = "dozan.json"
 """The file of a merged folder that says how the rows were laid out on which it was trained."""
@@ -38,19 +39,22 @@ class Bundle:
 
 
 def open_model(
-    path: str | Path, dtype: str | torch.dtype = "auto", with_adapter: bool = True, chat: str = "auto"
-) -> Bundle:
+    path: str | Path, dtype: str | torch.dtype = "auto", with_adapter: bool = True, chat: str = "auto",
+    quantise: Quantise | Literal["auto"] = "auto", device: torch.device | str = "cpu",
+) -> Bundle:  # fmt: skip
     """Open a run folder, a PEFT adapter folder (a run's checkpoint is one), a Hugging Face folder or a hub id.
 
-    dtype: "auto" (float32, on the CPU), float32, bfloat16 or float16. Without `with_adapter`, a run or an adapter gives
-    its base. chat: a format's name, or "auto": what the run was trained with, else by the tokenizer. Either way rows
-    are laid out as the run or the merged folder says (`chat.arranged`). Raises InputError.
+    dtype: "auto" (float32), float32, bfloat16 or float16. Without `with_adapter`, a run or an adapter gives its base.
+    chat: a format's name, or "auto": what the run was trained with, else by the tokenizer. Either way rows are laid out
+    as the run or the merged folder says (`chat.arranged`). quantise: what is done to a 16-bit base as it is read,
+    "none" or "nf4", or "auto": what the run did; a base that is stored in NF4 opens so. device: where the model is put,
+    tensor by tensor. Raises InputError.
     """
-    base, adapter_folder, trained_chat, arrangement = _parts(Path(path).expanduser(), str(path))
-    tokenizer = Tokenizer.load(base)
-    named = trained_chat if chat == "auto" else chat
-    form = arranged(detect_chat(tokenizer) if named == "auto" else chat_format(named), arrangement)
-    model = load_model(base, "float32" if dtype == "auto" else dtype)
+    parts = _parts(Path(path).expanduser(), str(path))
+    base, adapter_folder = parts.base, parts.adapter
+    tokenizer, form = _tokens(parts, chat)
+    wanted = parts.quantise if quantise == "auto" else quantise
+    model = load_model(base, "float32" if dtype == "auto" else dtype, wanted, device)
     check_rows(base, tokenizer, form, model.config.vocab_size)
     if not with_adapter or adapter_folder is None:
         return Bundle(model, model.config, tokenizer, form, base, None)
@@ -60,26 +64,56 @@ def open_model(
     return Bundle(model.eval(), model.config, tokenizer, form, base, adapter_folder)
 
 
-def _parts(folder: Path, name: str) -> tuple[Path, Path | None, str, Arrangement]:
-    """The base folder, the adapter's folder if any, the chat format by name, and how rows are laid out."""
+@dataclass(frozen=True)
+class _Parts:
+    """Where a model's parts are: the base folder, the adapter's folder if any, the chat format by name, how rows are
+    laid out, and how the base was quantised."""
+
+    base: Path
+    adapter: Path | None
+    chat: str
+    arrangement: Arrangement
+    quantise: Quantise = "none"
+
+
+def open_shell(path: str | Path) -> tuple[Bundle, Quantise]:
+    """What `open_model` gives, but for the weights: the model is without memory and without adapter. Also how the run
+    quantised its base. Raises InputError."""
+    parts = _parts(Path(path).expanduser(), str(path))
+    tokenizer, form = _tokens(parts, "auto")
+    model = empty_model(read_config(parts.base))
+    return Bundle(model, model.config, tokenizer, form, parts.base, parts.adapter), parts.quantise
+
+
+def _tokens(parts: _Parts, chat: str) -> tuple[Tokenizer, ChatFormat]:
+    tokenizer = Tokenizer.load(parts.base)
+    named = parts.chat if chat == "auto" else chat
+    return tokenizer, arranged(detect_chat(tokenizer) if named == "auto" else chat_format(named), parts.arrangement)
+
+
+def _parts(folder: Path, name: str) -> _Parts:
     if (folder / "run.json").is_file():
-        return resolve_model(run_base(folder)), folder / "adapter", *_run_chat(folder)
+        return _Parts(resolve_model(run_base(folder)), folder / "adapter", *_run_settings(folder))
     if (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file():
         config = folder / ADAPTER_CONFIG
         base = read_json(config).get("base_model_name_or_path")
         if not isinstance(base, str) or not base:
             raise InputError(f"{config}: base_model_name_or_path is {base!r}; name the base model there")
         runs = [parent for parent in (folder.parent, folder.parent.parent) if (parent / "run.json").is_file()]
-        return resolve_model(base), folder, *(_run_chat(runs[0]) if runs else ("auto", AS_GIVEN))
+        return _Parts(resolve_model(base), folder, *(_run_settings(runs[0]) if runs else ("auto", AS_GIVEN)))
     checkpoint = resolve_model(name)
-    return checkpoint, None, "auto", folder_arrangement(checkpoint)
+    return _Parts(checkpoint, None, "auto", folder_arrangement(checkpoint))
 
 
-def _run_chat(run: Path) -> tuple[str, Arrangement]:
-    """The chat format that a run was trained with, by name, and how its rows were laid out."""
+def _run_settings(run: Path) -> tuple[str, Arrangement, Quantise]:
+    """The chat format that a run was trained with, by name, how its rows were laid out, and its base quantised."""
     record = read_json(run / "run.json")
-    data = (record.get("recipe") or {}).get("data") or {}
-    return str(record.get("chat") or "auto"), read_arrangement(data, f"{run / 'run.json'}: recipe.data")
+    recipe = record.get("recipe") or {}
+    arrangement = read_arrangement(recipe.get("data") or {}, f"{run / 'run.json'}: recipe.data")
+    quantise = (recipe.get("model") or {}).get("quantise", "none")
+    if quantise not in QUANTISE:
+        raise InputError(f"{run / 'run.json'}: recipe.model.quantise is {quantise!r}; give {' or '.join(QUANTISE)}")
+    return str(record.get("chat") or "auto"), arrangement, quantise
 
 
 def folder_arrangement(folder: Path) -> Arrangement:

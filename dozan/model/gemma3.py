@@ -1,9 +1,10 @@
 """Gemma 3, text only: the architecture of all sizes in one file, with the checkpoint's own parameter names.
 
 Tokens are flat: a forward pass takes [T] ids with their positions and a callable `attend` that alone knows who sees
-whom (a pack of tries in training, a cache in generation). Shapes: T tokens, D model, H query heads, K key/value
-heads, E head size, F feed-forward, V vocabulary. Checked against transformers' Gemma3ForCausalLM
-(tests/test_gemma3.py).
+whom (a pack of tries in training, a cache in generation). Everything is in the weights' dtype; only with float16
+weights the residual stream and its gradient are fp32, because Gemma 3's passes 65,504. Shapes: T tokens, D model,
+H query heads, K key/value heads, E head size, F feed-forward, V vocabulary. Checked against transformers'
+Gemma3ForCausalLM (tests/test_gemma3.py).
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from dozan.errors import InputError
+from dozan.kernels.embedding import Rows
 from dozan.kernels.geglu import geglu
-from dozan.kernels.norm import rms_norm, rotated_norm
+from dozan.kernels.norm import rms_norm, rms_norm_branch, rotated_norm
 from dozan.model.adapter import project
 from dozan.model.recompute import NOTHING, Recompute
 
@@ -111,7 +113,7 @@ def _rope(text: Mapping[str, Any]) -> tuple[float, float, float]:
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) · (1 + weight), computed in fp32, over the last dimension; [residual +] it."""
+    """x / rms(x) · (1 + weight), in fp32 over the last dimension; [residual +] it, in the residual's dtype."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -119,6 +121,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         return rms_norm(x, self.weight, self.eps, residual)
+
+    def branch(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The norm of x, and x for the residual."""
+        return rms_norm_branch(x, self.weight, self.eps)
 
 
 def rope_table(position: Tensor, theta: float, factor: float, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -172,24 +178,19 @@ class Layer(nn.Module):
         self.post_feedforward_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
-        return self.after(x, attend(self.index, self.sliding, *self.before(x, rope)))
-
-    def before(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """What attention takes. It and `after` know nothing of the layer's place: one compilation serves all layers."""
-        q, k, v = self.self_attn(self.input_layernorm(x), rope)
-        return q, k, v
-
-    def after(self, x: Tensor, attended: Tensor) -> Tensor:
-        """What follows attention [T, H, E]."""
-        x = self.post_attention_layernorm(self.self_attn.o_proj(attended.flatten(-2)), x)
-        out: Tensor = self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)), x)
+        normed, x = self.input_layernorm.branch(x)
+        attended = attend(self.index, self.sliding, *self.self_attn(normed, rope))
+        normed, x = self.pre_feedforward_layernorm.branch(
+            self.post_attention_layernorm(self.self_attn.o_proj(attended.flatten(-2)), x)
+        )
+        out: Tensor = self.post_feedforward_layernorm(self.mlp(normed), x)
         return out
 
 
 class Backbone(nn.Module):
     def __init__(self, config: Gemma3Config) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens: Any = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
@@ -202,9 +203,20 @@ class Gemma3(nn.Module):
         self.config, self.model = config, Backbone(config)
 
     @property
-    def embedding(self) -> Tensor:
+    def embedding(self) -> Tensor | Rows:
         """[V, D], also the head."""
-        return self.model.embed_tokens.weight
+        words = self.model.embed_tokens
+        return words.weight if isinstance(words, nn.Embedding) else words.held
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.model.norm.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What its linears compute in."""
+        return self.model.norm.weight.dtype
 
     def forward(self, ids: Tensor, position: Tensor, attend: Attend, recompute: Recompute = NOTHING) -> Tensor:
         """Hidden states [T, D] after the final norm, in the weights' dtype.
@@ -212,9 +224,11 @@ class Gemma3(nn.Module):
         ids, position: int64 [T]. recompute: the layers whose activations are computed again in the backward pass
         instead of being kept.
         """
-        config, dtype = self.config, self.embedding.dtype
+        config, dtype = self.config, self.dtype
         # The checkpoint was trained with the factor rounded to the weights' dtype.
-        x = self.model.embed_tokens(ids) * torch.tensor(config.hidden_size**0.5, dtype=dtype)
+        factor = torch.tensor(config.hidden_size**0.5, dtype=dtype)
+        x = self.model.embed_tokens(ids)
+        x = (x.float() if dtype == torch.float16 else x) * factor
         full = rope_table(position, config.rope_theta, config.rope_factor, config.head_dim, dtype)
         local = rope_table(position, config.rope_local_theta, 1.0, config.head_dim, dtype)
         run = recompute.runner()
@@ -224,4 +238,6 @@ class Gemma3(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., V]."""
-        return hidden @ self.embedding.T
+        words = self.embedding
+        whole = words if isinstance(words, Tensor) else words.tile(0, self.config.vocab_size)
+        return hidden @ whole.T

@@ -88,7 +88,7 @@ def read_adapter_recipe(folder: str | Path, modules: set[str] | None = None) -> 
         raise InputError(f"{path}: r, lora_alpha or another setting is not usable: {error}") from error
 
 
-def _read_adapter(folder: Path) -> dict[str, Tensor]:
+def read_adapter(folder: Path) -> dict[str, Tensor]:
     """The tensors of an adapter file by PEFT's text-only names, fp32, whichever of the three spellings it uses."""
     path = inside(folder, ADAPTER_WEIGHTS)
     if not path.is_file():
@@ -111,7 +111,7 @@ def load_adapter(folder: str | Path, model: Gemma3, seed: int = 0) -> AdapterRec
     unchanged. Adapters that the model has already must be of the same kind. `seed` is that of a new adapter's dropout.
     """
     folder = Path(folder)
-    state = _read_adapter(folder)
+    state = read_adapter(folder)
     modules = {match[1] for name in state if (match := _TENSOR.search(name))}
     recipe = read_adapter_recipe(folder, modules)
     problems = adapter.compare_shapes(adapter.state_shapes(model, recipe), adapter.shapes_of(state))

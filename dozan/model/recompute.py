@@ -172,11 +172,12 @@ class Recompute:
 
     @staticmethod
     def of(train: TrainRecipe, layers: int, device: torch.device) -> Recompute:
-        """What the recipe asks of a model of so many layers.
+        """What the recipe asks of a model of so many layers; none for "auto", which a run's memory plan turns into a
+        number before (`train.memory_run.settle`).
 
         Raises InputError when it asks for more layers than there are.
         """
-        chosen = {"none": 0, "layers": layers}.get(str(train.recompute), train.recompute)
+        chosen = {"auto": 0, "none": 0, "layers": layers}.get(str(train.recompute), train.recompute)
         assert isinstance(chosen, int)
         if chosen > layers:
             raise InputError(

@@ -9,32 +9,36 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dozan.errors import InputError
+from dozan.kernels.nf4 import BLOCK, NF4
+from dozan.kernels.nf4 import quantise as quantise_nf4
 from dozan.model import adapter
-from dozan.model.files import inside, opened, read_header, read_json
+from dozan.model.files import inside, read_json
 from dozan.model.gemma3 import Gemma3, Gemma3Config
 from dozan.model.hub import resolve_model
+from dozan.model.nf4_format import StoredNF4, check_config, gather, require_finite
 from dozan.model.peft_format import load_adapter, read_adapter_recipe, save_adapter
+from dozan.model.quantised import QuantisedLinear
+from dozan.model.stored import DTYPES, INDEX, SINGLE, Stored, inventory, weight_files
+from dozan.model.unpacked import copy_unpacked
 
 __all__ = [
     "load_adapter", "load_model", "read_adapter_recipe", "read_config", "resolve_model", "save_adapter", "save_merged",
 ]  # fmt: skip
 
-_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+Quantise = Literal["none", "nf4"]
+QUANTISE: tuple[Quantise, ...] = ("none", "nf4")
+"""What may be done to the linears of a 16-bit checkpoint as they are read."""
 _TEXT, _VISION = "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"
 _MODEL_TYPES = {"gemma3_text": _TEXT, "gemma3": _VISION}
-_SPELLINGS = (
-    ("language_model.model.", "model."), ("model.language_model.", "model."), ("language_model.lm_head.", "lm_head."),
-)  # fmt: skip
-_VISION_PARTS = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
 _MARGIN_BYTES = 1 << 20
 _COPIED = ("*.json", "*.model", "*.jinja", "*.txt", "LICENSE*", "NOTICE*")
 
@@ -48,8 +52,7 @@ def read_config(folder: Path) -> Gemma3Config:
     if architectures != [_MODEL_TYPES.get(str(kind))] or None in architectures:
         raise InputError(f"{path}: architecture {architectures} with model_type {kind!r} is not supported; "
                          f"give a Gemma 3 checkpoint ({_TEXT} or {_VISION})")  # fmt: skip
-    if raw.get("quantization_config"):
-        raise InputError(f"{path}: the weights are quantised (quantization_config); give the unquantised checkpoint")
+    check_config(path, raw.get("quantization_config"))
     vision = architectures == [_VISION]
     if vision and not isinstance(raw.get("text_config"), dict):
         raise InputError(f"{path}: {_VISION} needs a text_config object")
@@ -63,6 +66,12 @@ def read_config(folder: Path) -> Gemma3Config:
     return dataclasses.replace(config, vision=vision)
 
 
+def holds_nf4(folder: Path) -> bool:
+    """Whether a checkpoint is stored in NF4, by its config.json."""
+    path = Path(folder) / "config.json"
+    return check_config(path, read_json(path).get("quantization_config"))
+
+
 def _check_sizes(path: Path, config: Gemma3Config) -> None:
     sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
              "intermediate_size", "sliding_window")  # fmt: skip
@@ -74,117 +83,103 @@ def _check_sizes(path: Path, config: Gemma3Config) -> None:
         raise InputError(f"{path}: {'; '.join(wrong)}; each size must be a positive integer that fits the others")
 
 
-def _text_name(stored: str) -> str | None:
-    """The text-only name of a stored tensor, None for a part of the vision tower."""
-    if stored.startswith(_VISION_PARTS):
-        return None
-    for prefix, plain in _SPELLINGS:
-        if stored.startswith(prefix):
-            return plain + stored.removeprefix(prefix)
-    return stored
+def checked_inventory(folder: Path, config: Gemma3Config) -> dict[str, Stored | StoredNF4]:
+    """The tensors of a checkpoint that fits its config exactly, by their text-only names, without a stored head.
 
-
-def _weight_files(folder: Path) -> tuple[list[Path], Mapping[str, str] | None]:
-    """The safetensors files of a checkpoint, and what its index says (None without an index)."""
-    if (folder / _SINGLE).is_file():
-        return [inside(folder, _SINGLE)], None
-    if (folder / _INDEX).is_file():
-        listed = read_json(inside(folder, _INDEX)).get("weight_map")
-        if not isinstance(listed, dict) or not listed:
-            raise InputError(f"{folder / _INDEX}: weight_map must name a file for each tensor")
-        names = sorted(set(map(str, listed.values())))
-        files = [inside(folder, name) for name in names]
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise InputError(f"{folder}: files that the index names are missing: {', '.join(missing)}; copy them here")
-        return files, listed
-    pickles = sorted(p.name for p in folder.glob("*.bin"))
-    hint = f" ({pickles[0]} is a pickle, which is never read: convert it to safetensors)" if pickles else ""
-    raise InputError(f"{folder}: no {_SINGLE} and no {_INDEX}{hint}")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Stored:
-    """A tensor of a checkpoint: where it is and by which name."""
-
-    file: Path
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-
-def _inventory(folder: Path, vision: bool) -> tuple[dict[str, _Stored], list[str]]:
-    """Every text tensor of a checkpoint by its text-only name, and what is wrong with the folder."""
-    files, index = _weight_files(folder)
-    found: dict[str, _Stored] = {}
-    problems: list[str] = []
-    present: dict[str, str] = {}
-    for path in files:
-        with opened(path) as file:
-            for stored in file.keys():  # noqa: SIM118  (a safe_open is no mapping)
-                part = file.get_slice(stored)
-                text = _text_name(stored)
-                present[stored] = path.name
-                if text is None and vision:
-                    continue
-                if text in found:
-                    problems.append(f"twice: {stored} and {found[text].name} are the same tensor")
-                found[text or stored] = _Stored(path, stored, tuple(part.get_shape()), part.get_dtype())
-    if index is not None:
-        absent = sorted(name for name, file in index.items() if present.get(name) != file)
-        problems += [f"missing: {name} is not in {index[name]}, where the index says it is" for name in absent]
-        problems += [f"unexpected: {name} is not in the index" for name in present if name not in index]
-    return found, problems
-
-
-def _checked_inventory(folder: Path, config: Gemma3Config) -> dict[str, _Stored]:
-    """The inventory of a checkpoint that fits its config exactly; InputError that lists everything that does not."""
-    found, problems = _inventory(folder, config.vision)
-    expected = adapter.shapes_of(_empty(config).state_dict())
+    Raises InputError that lists everything that does not fit.
+    """
+    raw, problems = inventory(folder, config.vision)
+    bare = empty_model(config)
+    linears = {f"{name}.weight": shape for name, shape in linear_shapes(bare).items()}
+    found: dict[str, Stored | StoredNF4] = dict(raw)
+    if holds_nf4(folder):
+        found, damaged = gather(raw, linears)
+        problems += damaged
+    expected = adapter.shapes_of(bare.state_dict())
     head = found.get("lm_head.weight")
     if head is not None:
         expected["lm_head.weight"] = expected["model.embed_tokens.weight"]
     problems += adapter.compare_shapes(expected, {name: stored.shape for name, stored in found.items()})
-    odd = [stored for stored in found.values() if stored.dtype not in _STORED]
-    problems += [f"dtype: {stored.name} is {stored.dtype}, must be one of {', '.join(_STORED)}" for stored in odd]
-    if not problems and head is not None and not torch.equal(_read(head), _read(found["model.embed_tokens.weight"])):
-        problems.append(f"value: {head.name} differs from the embeddings; Gemma 3's head is tied to them")
+    plain = [stored for stored in found.values() if isinstance(stored, Stored)]
+    odd = [stored for stored in plain if stored.dtype not in DTYPES]
+    problems += [f"dtype: {stored.name} is {stored.dtype}, must be one of {', '.join(DTYPES)}" for stored in odd]
+    if not problems and head is not None and not raw["lm_head.weight"].same_values(raw["model.embed_tokens.weight"]):
+        problems.append("value: lm_head.weight differs from the embeddings; Gemma 3's head is tied to them")
     if problems:
         raise InputError(f"{folder}: the weights do not fit config.json:\n  " + "\n  ".join(problems))
+    found.pop("lm_head.weight", None)
     return found
 
 
-def _empty(config: Gemma3Config) -> Gemma3:
+def empty_model(config: Gemma3Config) -> Gemma3:
+    """The model without memory for its weights."""
     with torch.device("meta"):
         return Gemma3(config)
 
 
-def _read(stored: _Stored) -> Tensor:
-    with opened(stored.file) as file:
-        return file.get_tensor(stored.name)
+def linear_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """(outputs, inputs) of the seven linears of each layer, by name."""
+    linears = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear))
+    return {name: (linear.out_features, linear.in_features) for name, linear in linears}
 
 
-def load_model(folder: str | Path, dtype: str | torch.dtype = "float32") -> Gemma3:
-    """The model of a Hugging Face folder, on the CPU, in `dtype` (float32, bfloat16 or float16), in evaluation mode.
+def read_nf4(stored: Stored | StoredNF4, device: torch.device | str = "cpu") -> NF4:
+    """A linear's weight in NF4 on a device: as it is stored, or quantised there from what is stored.
+
+    Raises InputError when a weight is not finite.
+    """
+    if isinstance(stored, StoredNF4):
+        return stored.read(device)
+    weight = quantise_nf4(stored.read(device=device))
+    require_finite(weight, str(stored.file), stored.name)
+    return weight
+
+
+def load_model(
+    folder: str | Path, dtype: str | torch.dtype = "float32", quantise: Quantise = "none",
+    device: torch.device | str = "cpu",
+) -> Gemma3:  # fmt: skip
+    """The model of a Hugging Face folder, on a device, in `dtype` (float32, bfloat16 or float16), in evaluation mode.
 
     Reads one safetensors file or shards with an index; text-only names or those under `language_model` (the vision
-    tower is left out); a stored `lm_head.weight` must equal the embeddings. Raises InputError that lists every missing,
-    extra or mis-shaped tensor, or names the damaged file.
+    tower is left out); a stored `lm_head.weight` must equal the embeddings. Linears that the checkpoint holds in NF4
+    become `QuantisedLinear`, and with quantise="nf4" all linears of a 16-bit checkpoint do, one at a time: beyond the
+    model itself the CPU needs the memory of one weight. Raises InputError that lists every missing, extra or mis-shaped
+    tensor, or names the damaged file.
     """
     folder = Path(folder)
     wanted = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if wanted not in _DTYPES.values():
         raise InputError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
+    if quantise not in QUANTISE:
+        raise InputError(f"quantise {quantise!r} is not one of {', '.join(QUANTISE)}")
     config = read_config(folder)
-    found = _checked_inventory(folder, config)
-    found.pop("lm_head.weight", None)
-    model = _empty(config)
+    found = checked_inventory(folder, config)
+    model = empty_model(config)
+    linears = linear_shapes(model)
+    # A quantised checkpoint keeps in 16 bits what its maker left in them.
+    if any(isinstance(stored, StoredNF4) for stored in found.values()):
+        quantise = "none"
+    if quantise == "nf4":
+        require_blocks(folder, linears)
     state = {}
-    for path in sorted({stored.file for stored in found.values()}):
-        with opened(path) as file:
-            state.update({text: file.get_tensor(t.name).to(wanted) for text, t in found.items() if t.file == path})
+    for name, stored in found.items():
+        module = name.removesuffix(".weight")
+        if isinstance(stored, StoredNF4) or (quantise == "nf4" and module in linears):
+            parent, _, child = module.rpartition(".")
+            setattr(model.get_submodule(parent), child, QuantisedLinear(read_nf4(stored, device)))
+        else:
+            state[name] = stored.read(wanted, device)
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
+
+
+def require_blocks(folder: Path, linears: Mapping[str, tuple[int, int]]) -> None:
+    """InputError that lists the linears whose rows are not made of blocks of 64 weights."""
+    odd = [f"{name} has {inputs} inputs" for name, (_, inputs) in linears.items() if inputs % BLOCK]
+    if odd:
+        raise InputError(f"{folder}: cannot be quantised to NF4, whose blocks are {BLOCK} weights of a row: "
+                         f"{'; '.join(odd[:3])}; set model.quantise=none")  # fmt: skip
 
 
 def save_merged(base_folder: str | Path, model: Gemma3, out: str | Path) -> None:
@@ -194,19 +189,34 @@ def save_merged(base_folder: str | Path, model: Gemma3, out: str | Path) -> None
     the index, config.json, generation_config.json, tokenizer files and chat template stay byte for byte. Needs memory
     for one tensor. Raises InputError for an `out` that is not empty, too little disk space, or a base not the model's.
     """
-    base, out = Path(base_folder), Path(out)
-    config = read_config(base)
-    found = _checked_inventory(base, config)
-    _check_base(base, found, model)
+    base = Path(base_folder)
+    _check_base(base, checked_inventory(base, read_config(base)), model)
+    merged = ((f"{name}.weight", adapter.merged_weight(module)) for name, module in adapter.adapted(model))
+    write_checkpoint(base, merged, out)
+
+
+def write_checkpoint(base: Path, weights: Iterable[tuple[str, Tensor]], out: str | Path) -> None:
+    """Write the folder `base` again with other `weights`, by text-only names; `out` appears whole or not at all.
+
+    Each weight is cast to the dtype it is stored in, or was made from where `base` holds it in NF4: such weights must
+    all be given, and their scales and config.json's quantization_config are left out. All else stays byte for byte.
+    Raises InputError for an `out` that is not empty or too little disk space.
+    """
+    out = Path(out)
     files = _merged_files(base)
-    _check_room(out, files)
+    held = checked_inventory(base, read_config(base))
+    packed = {s.weight.name: s for s in held.values() if isinstance(s, StoredNF4)}
+    _check_room(out, sum(path.stat().st_size for path in files) + sum(s.bytes_unpacked for s in packed.values()))
     staging = out.parent / f".{out.name}.{os.getpid()}.partial"
     try:
         staging.mkdir(parents=True)
         for path in files:
-            shutil.copyfile(path, staging / path.name)
-        for name, module in adapter.adapted(model):
-            _overwrite(staging, found[f"{name}.weight"], adapter.merged_weight(module))
+            copy_unpacked(path, staging / path.name, packed)
+        places, wanting = inventory(staging, vision=True)[0], {n for n, s in held.items() if isinstance(s, StoredNF4)}
+        for name, weight in weights:
+            _overwrite(places[name], weight)
+            wanting.discard(name)
+        assert not wanting, f"no weight for {sorted(wanting)}"
         for path in files:
             with (staging / path.name).open("rb") as file:
                 os.fsync(file.fileno())
@@ -217,12 +227,13 @@ def save_merged(base_folder: str | Path, model: Gemma3, out: str | Path) -> None
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _check_base(base: Path, found: Mapping[str, _Stored], model: Gemma3) -> None:
+def _check_base(base: Path, found: Mapping[str, Stored | StoredNF4], model: Gemma3) -> None:
     """InputError unless the weights under the model's adapters are those of the folder."""
     different = []
     for name, module in adapter.adapted(model):
-        stored, held = found.get(f"{name}.weight"), module.weight.detach().cpu()
-        if stored is None or not torch.equal(_read(stored).to(held.dtype), held):
+        stored, held = found.get(f"{name}.weight"), module.frozen
+        assert isinstance(held, Tensor), f"{name} is in NF4"
+        if not isinstance(stored, Stored) or not torch.equal(stored.read(held.dtype), held.detach().cpu()):
             different.append(name)
     if different:
         raise InputError(f"{base}: not the base that these adapters were trained on; these weights differ: "
@@ -231,34 +242,31 @@ def _check_base(base: Path, found: Mapping[str, _Stored], model: Gemma3) -> None
 
 def _merged_files(base: Path) -> list[Path]:
     """The weight files and everything that goes with them: configuration, tokenizer, template, licence."""
-    weights, _ = _weight_files(base)
+    weights, _ = weight_files(base)
     beside = {path for pattern in _COPIED for path in base.glob(pattern) if path.is_file()}
     beside = {path for path in beside if not path.name.startswith("adapter_config")}
-    if weights[0].name == _SINGLE:
-        beside.discard(base / _INDEX)
+    if weights[0].name == SINGLE:
+        beside.discard(base / INDEX)
     nested = [path.name for path in weights if path.parent != base]
     if nested:
         raise InputError(f"{base}: the index names files in sub-folders ({', '.join(nested)}); move them beside it")
     return [*weights, *(inside(base, path.name) for path in sorted(beside))]
 
 
-def _check_room(out: Path, files: list[Path]) -> None:
+def _check_room(out: Path, size: int) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists and is not empty; give a new folder")
     existing = next(parent for parent in out.absolute().parents if parent.exists())
-    needed, free = sum(path.stat().st_size for path in files), shutil.disk_usage(existing).free
-    if free < needed + _MARGIN_BYTES:
-        raise InputError(f"{out}: needs {needed + _MARGIN_BYTES:,} bytes, {free:,} are free on {existing}; free some, "
+    needed, free = size + _MARGIN_BYTES, shutil.disk_usage(existing).free
+    if free < needed:
+        raise InputError(f"{out}: needs {needed:,} bytes, {free:,} are free on {existing}; free some, "
                          "or give a folder on another disk")  # fmt: skip
 
 
-def _overwrite(folder: Path, stored: _Stored, weight: Tensor) -> None:
+def _overwrite(stored: Stored, weight: Tensor) -> None:
     """Put `weight` in the place of a stored tensor, in its dtype; no other byte of the file changes."""
-    path = folder / stored.file.name
-    start, header = read_header(path)
-    begin, end = header[stored.name]["data_offsets"]
-    data = weight.to(_STORED[stored.dtype]).cpu().contiguous().view(torch.uint8).numpy().tobytes()
-    assert len(data) == end - begin, stored
-    with path.open("r+b") as file:
-        file.seek(start + begin)
-        file.write(data)
+    assert tuple(weight.shape) == stored.shape, stored
+    data = weight.to(DTYPES[stored.dtype]).cpu().contiguous().view(torch.uint8).numpy()
+    with stored.file.open("r+b") as file:
+        file.seek(stored.begin)
+        file.write(data.data)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 
 from dozan.errors import InputError
+from dozan.rows.errors import Errors
 from dozan.rows.example import Example, Json
+from dozan.rows.groups import hash_text, repeated
 from dozan.rows.hub import hub_records, is_hub_id
 from dozan.rows.records import Broken, Record, read_records
 from dozan.rows.shapes import SHAPES, Detected, Options, Shape, ShapeError, detect_shape, shape_named
@@ -18,7 +21,6 @@ CANONICAL = "mobile-actions"
 SEEN_FIRST = 100
 """Rows by which the shape of a file is told."""
 
-_SHOWN = 20
 Problems = Callable[[Broken], None]
 Say = Callable[[str], None]
 
@@ -33,23 +35,45 @@ def read_rows(
     line. `say` gets the shape of a file that is not canonical, and all that was passed over in usable rows. Raises one
     InputError that names each bad line as `file:line:column`.
     """
-    errors: list[str] = []
-    rows: list[Example] = []
-    seen: dict[str, str] = {}
+    return list(stream_rows(path, shape, say, options))
+
+
+def stream_rows(
+    path: str | Path, shape: str | None = None, say: Say | None = None, options: Options | None = None
+) -> Iterator[Example]:
+    """What `read_rows` reads, one by one, in 8 bytes of memory a row; the error comes after the last row."""
+    errors = Errors()
+    hashes = array("Q")
 
     def problem(broken: Broken) -> None:
         if not broken.usable:
-            errors.append(str(broken))
+            errors.add(str(broken))
         elif say is not None:
             say(str(broken))
 
     for row in read_examples(path, shape, problem, say, options):
+        hashes.append(hash_text(row.id))
+        yield row
+    twice = repeated(hashes)
+    raise_all(_with_repeats(path, shape, options, twice) if twice else errors)
+
+
+def _with_repeats(path: str | Path, shape: str | None, options: Options | None, twice: Container[int]) -> Errors:
+    """The errors of a file in order, with the rows whose id another has: read again, by the hashes that come twice."""
+    errors = Errors()
+    seen: dict[str, str] = {}
+
+    def problem(broken: Broken) -> None:
+        if not broken.usable:
+            errors.add(str(broken))
+
+    for row in read_examples(path, shape, problem, None, options):
+        if hash_text(row.id) not in twice:
+            continue
         if row.id in seen:
-            errors.append(f"{row.place}: id: {row.id!r} is that of {seen[row.id]} too; ids must differ")
+            errors.add(f"{row.place}: id: {row.id!r} is that of {seen[row.id]} too; ids must differ")
         seen[row.id] = row.place
-        rows.append(row)
-    raise_all(errors)
-    return rows
+    return errors
 
 
 def read_examples(
@@ -64,11 +88,11 @@ def read_examples(
     problems gets everything broken, as it is met; without it, one InputError at the end names every bad line. say gets
     one line with the file's shape and the reason, unless it is canonical or forced. That ids differ is not checked.
     """
-    errors: list[str] = []
+    errors = Errors()
 
     def collect(broken: Broken) -> None:
         if not broken.usable:
-            errors.append(str(broken))
+            errors.add(str(broken))
 
     chosen = shape_named(shape) if shape else None
     records = hub_records(str(path)) if is_hub_id(path) else read_records(path)
@@ -90,11 +114,10 @@ def detect_file(path: str | Path) -> Detected | None:
     return detect_shape([item.value for item in islice(records, SEEN_FIRST) if isinstance(item, Record)])
 
 
-def raise_all(errors: Sequence[str]) -> None:
+def raise_all(errors: Errors) -> None:
     """Raises one InputError with the first errors and a count of the others; does nothing when there are none."""
     if errors:
-        more = f"\n... and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
-        raise InputError("\n".join(errors[:_SHOWN]) + more)
+        raise InputError(str(errors))
 
 
 def _choose(first: Sequence[Record | Broken]) -> tuple[Shape | None, str]:

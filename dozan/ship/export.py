@@ -11,7 +11,7 @@ from dozan.errors import InputError
 from dozan.model.bundle import Bundle, open_model
 from dozan.rows.example import Example
 from dozan.rows.readers import read_rows
-from dozan.ship.gguf import KINDS, write_gguf
+from dozan.ship.gguf import KINDS, weights_in, write_gguf
 from dozan.ship.parity import Certificate, certify
 
 ROWS = 50
@@ -60,12 +60,7 @@ def parse_kinds(text: str | Sequence[str]) -> list[str]:
 def _one(bundle: Bundle, path: Path, kind: str, ids: list[list[int]], lines: list[str]) -> Exported:
     write_gguf(bundle, path, kind)
     certificate = certify(bundle, path, kind, ids, lines)
-    return Exported(path, kind, certificate.bytes, 8 * certificate.bytes / _weights(bundle), certificate)
-
-
-def _weights(bundle: Bundle) -> int:
-    """Numbers in the exported model: adapters are merged away."""
-    return sum(weight.numel() for name, weight in bundle.model.named_parameters() if name.endswith("weight"))
+    return Exported(path, kind, certificate.bytes, 8 * certificate.bytes / weights_in(bundle), certificate)
 
 
 def _rows(source: Path, examples: str | Path | Sequence[Example] | None) -> list[Example]:

@@ -24,9 +24,11 @@ from torch import Tensor, nn
 
 from dozan.chat.arranged import arrangement_of
 from dozan.errors import InputError
-from dozan.model.adapter import AdaptedLinear, merged_weight
+from dozan.kernels.nf4 import dequantise
+from dozan.model.adapter import AdaptedLinear, merged_weight, shape_of
 from dozan.model.bundle import Bundle
 from dozan.model.gemma3 import FULL, Gemma3Config
+from dozan.model.quantised import QuantisedLinear
 from dozan.ship.vocab import chat_template, read_vocabulary, special_ids
 
 KINDS: dict[str, tuple[Type, gguf.LlamaFileType]] = {
@@ -127,11 +129,24 @@ def _entries(bundle: Bundle, kind: Type) -> Iterator[Entry]:
         modules += [(f"blk.{layer}.{theirs}.weight", f"model.layers.{layer}.{ours}") for ours, theirs in LAYER.items()]
     for name, module_name in modules:
         module = bundle.model.get_submodule(module_name)
-        shape = tuple(_base_weight(module).shape)
+        shape = _shape(module)
         yield Entry(name, module, kind if len(shape) == 2 else Type.F32, shape)
 
 
+def weights_in(bundle: Bundle) -> int:
+    """Numbers in the exported model: adapters are merged away."""
+    return sum(prod(entry.shape) for entry in _entries(bundle, Type.F32))
+
+
+def _shape(module: nn.Module) -> tuple[int, ...]:
+    if isinstance(module, AdaptedLinear | QuantisedLinear):
+        return shape_of(module)
+    return tuple(_base_weight(module).shape)
+
+
 def _base_weight(module: nn.Module) -> Tensor:
+    if isinstance(module, QuantisedLinear):
+        return dequantise(module.nf4, torch.float32)
     assert isinstance(module.weight, Tensor)
     return module.weight
 

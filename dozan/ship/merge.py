@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import torch
 from dozan.chat.arranged import arrangement_of
 from dozan.errors import InputError
 from dozan.model.adapter import merged_tensors
-from dozan.model.bundle import Bundle, folder_arrangement, open_model, write_arrangement
+from dozan.model.bundle import Bundle, folder_arrangement, open_model, open_shell, write_arrangement
 from dozan.model.gemma3 import Gemma3
-from dozan.model.weights import load_model, save_merged
+from dozan.model.weights import holds_nf4, load_model, save_merged
+from dozan.ship.merge_nf4 import describe, merge_nf4
 from dozan.ship.parity import (
     GATES,
     MERGED_GATE,
@@ -38,21 +40,36 @@ class MergeCertificate:
     failures: tuple[str, ...]
 
 
-def merge(run: str | Path, out: str | Path) -> Path:
+def merge(
+    run: str | Path, out: str | Path, onto: str | Path | None = None, say: Callable[[str], None] | None = None
+) -> Path:
     """Write the folder `out`: `run`'s base with its adapter merged in, every other byte as in the base, and
     dozan.json when prompts are laid out otherwise than the base's.
 
-    Then read it back and compare. Raises InputError when there is nothing to merge, ExportFailed (the folder renamed to
-    `.FAILED`) when it does not compute what the run computes.
+    Then read it back and compare. onto: for a base in NF4, "dequantised" (the default: what was trained), "base" (the
+    16-bit weights that were quantised), or a 16-bit checkpoint's path or hub id; both ways are measured, and `say` is
+    told. Raises InputError when there is nothing to merge or for an `onto` that cannot be, ExportFailed (the folder
+    renamed to `.FAILED`) when it does not compute what it should.
     """
-    bundle = open_model(run, dtype="float32")
-    if bundle.adapter_folder is None:
+    out = Path(out)
+    shell, quantise = open_shell(run)
+    if shell.adapter_folder is None:
         raise InputError(f"{run}: has no adapter, there is nothing to merge; give a run's folder")
-    save_merged(bundle.base_folder, bundle.model, out)
-    if arrangement_of(bundle.chat) != folder_arrangement(Path(out)):
-        write_arrangement(Path(out), arrangement_of(bundle.chat))
-    certify_merged(bundle, Path(out))
-    return Path(out)
+    stored_in_nf4 = holds_nf4(shell.base_folder)
+    if stored_in_nf4 or quantise == "nf4":
+        certificate = merge_nf4(shell, out, onto, on_the_fly=not stored_in_nf4)
+        if say is not None:
+            say("\n".join(describe(certificate)))
+    else:
+        if onto not in (None, "base"):
+            raise InputError(f"--onto {onto}: {run} was trained on its base as it is, and is merged onto that; "
+                             "leave --onto out")  # fmt: skip
+        bundle = open_model(run, dtype="float32")
+        save_merged(bundle.base_folder, bundle.model, out)
+        certify_merged(bundle, out)
+    if arrangement_of(shell.chat) != folder_arrangement(out):
+        write_arrangement(out, arrangement_of(shell.chat))
+    return out
 
 
 def certify_merged(bundle: Bundle, folder: Path) -> MergeCertificate:

@@ -162,7 +162,7 @@ def probe_rows(bundle: Bundle) -> list[list[int]]:
 
 
 def _check_dtype(model: Gemma3) -> None:
-    dtype = model.embedding.dtype
+    dtype = model.dtype
     if dtype != torch.float32:
         raise InputError(f"parity needs the model in float32, it is in {dtype}: open it with dtype='float32'")
 
@@ -172,7 +172,7 @@ def reference_logits(model: Gemma3, rows: Sequence[Sequence[int]], tail: int) ->
     """Our logits [min(T, tail), V] of each row's last positions, in fp32. Raises InputError for other weights."""
     _check_dtype(model)
     model.eval()
-    device, config = model.embedding.device, model.config
+    device, config = model.device, model.config
     for row in rows:
         ids = torch.tensor(row, device=device)
         position = torch.arange(len(row), device=device)

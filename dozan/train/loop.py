@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,23 +18,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dozan.chat.encode import Tokens
 from dozan.errors import InputError, Interrupted
-from dozan.kernels.precision import determinism
+from dozan.kernels.precision import T4, determinism, emulated
 from dozan.model.gemma3 import Gemma3
 from dozan.pack import Batch
 from dozan.recipe import Recipe
 from dozan.rows.example import Example
 from dozan.train import passes
 from dozan.train import run as run_folder
+from dozan.train.health import explain, require_few_skipped
 from dozan.train.live import Event, OnEvent, memory_bytes, reporter
+from dozan.train.memory_run import rehearse, settle
 from dozan.train.plan import Plan, Prepared
 from dozan.train.prepare import Base, Split, prepare, write_split
 from dozan.train.signals import StopRequest
 from dozan.train.state import Progress, Trainee, restore_state, save_final, save_state
-
-MOST_SKIPPED = 3
-"""Steps in a row that are not finite stop the run; fewer are skipped."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def train(
     data: str | Path | Sequence[Example], model: str | Path | None = None, out: str | Path = "output/run",
     recipe: Recipe | str | None = None, overrides: Sequence[str] = (),
     eval_data: str | Path | Sequence[Example] | None = None, on_event: OnEvent | None = None, resume: bool = True,
-    force: bool = False,
+    force: bool = False, precision: str = "auto",
 ) -> TrainResult:  # fmt: skip
     """Train an adapter on rows, or go on with the unfinished run in `out`.
 
@@ -68,12 +67,16 @@ def train(
     held out and written to `out/data`. model: None for the embedded base, a checkpoint folder or a hub id. recipe: a
     value, a shipped name or a file; None picks `embedded`, `functiongemma-ar` or `gemma3-12b-trinity` by the model.
     on_event gets each event as a dict (`event`: plan, note, step, eval, done); without it they are shown. force: train
-    on rows that the checks refuse; `overridden` in run.json then counts the errors by rule.
+    on rows that the checks refuse; `overridden` in run.json then counts the errors by rule. precision: "t4" trains as
+    on a T4 whatever the GPU: float16, and only what runs from capability 7.5.
 
     Raises InputError for what cannot be used, and Interrupted when a signal stopped the run after its state was saved.
     """
-    with reporter(on_event) as report:
-        job = prepare(data, model, recipe, overrides, eval_data, force)
+    if precision not in ("auto", "t4"):
+        raise InputError(f"precision {precision!r} is not known: 'auto' or 't4'")
+    as_t4 = precision == "t4"
+    with reporter(on_event) as report, emulated(T4 if as_t4 else None):
+        job = prepare(data, model, recipe, [*overrides, *["train.dtype=float16"] * as_t4], eval_data, force, out)
         for note in job.notes:
             report({"event": "note", "text": note})
         model_to_train, out = job.open_model(), Path(out)
@@ -87,6 +90,7 @@ def fit(
     split: Split | None = None, overridden: Mapping[str, int] | None = None,
 ) -> TrainResult:  # fmt: skip
     """Train an adapted model by a plan, in the run folder `out`; the rows of a `split` are kept there."""
+    asked, plan = plan.recipe, settle(plan, model)
     trainee = Trainee.of(model, plan.recipe, base.name)
     run = _describe_run(plan, base) | {"overridden": dict(overridden or {})}
     before = run_folder.read_run(out)
@@ -100,13 +104,14 @@ def fit(
     with run_folder.locked(out), determinism(plan.recipe.train.deterministic):
         adapter_bytes = sum(p.numel() * p.element_size() for _, p in trainee.parameters)
         run_folder.require_space(out, adapter_bytes, plan.recipe.train.keep_checkpoints)
-        run_folder.write_run(out, run, plan.recipe)
+        run_folder.write_run(out, run, asked)
         if split is not None:
             write_split(out / "data", *split)
         start = restore_state(trainee, out, report)
-        if trainee.model.embedding.is_cuda:
+        if trainee.model.device.type == "cuda":
             report({"event": "note", "text": passes.engine(trainee.model, trainee.passes)})
         report(_plan_event(plan, trainee, start.step))
+        rehearse(trainee, plan)
         with StopRequest() as stop:
             progress = _loop(trainee, plan, out, start, report, stop)
         final = TrainResult(
@@ -114,74 +119,132 @@ def fit(
             plan.warmup_steps, trainee.size, start.step if before is not None else None,
         )  # fmt: skip
         save_final(trainee, out)
-        run_folder.write_run(out, run | {"state": "done", "final": {**asdict(final), "out": str(out)}}, plan.recipe)
+        run_folder.write_run(out, run | {"state": "done", "final": {**asdict(final), "out": str(out)}}, asked)
     return final
 
 
 def _loop(trainee: Trainee, plan: Plan, out: Path, progress: Progress, report: OnEvent, stop: StopRequest) -> Progress:
-    metrics, heldout = out / "metrics.jsonl", plan.pack(plan.heldout)
-    saved = progress.step if progress.step else -1
-    prepared = plan.prepare(progress.step)
-    while progress.step < plan.steps:
+    step, prepared, clock = progress.step, plan.prepare(progress.step), _Clock()
+    saved, launched = step or -1, deque[_Launched]()
+
+    def told(event: Event, kind: str) -> None:
+        run_folder.append_metrics(out / "metrics.jsonl", event)
+        report({"event": kind, **event})
+
+    def finish(left: int) -> Progress:
+        now = progress
+        while len(launched) > left:
+            now, event = _finished(trainee, plan, now, launched.popleft(), clock, report)
+            told(event, "step")
+        return now
+
+    while step < plan.steps:
         try:
-            progress, event, prepared = _timed_step(trainee, plan, progress, prepared, stop, report)
+            launched.append(_launch(trainee, plan, step, prepared, stop))
         except _Stopped:
-            _stop(trainee, out, progress, saved, stop)
-        run_folder.append_metrics(metrics, event)
-        report({"event": "step", **event})
-        last = progress.step == plan.steps
-        if heldout and (last or progress.step % plan.eval_steps == 0):
-            progress, event = _evaluated(trainee.model, plan, heldout, progress)
-            run_folder.append_metrics(metrics, event)
-            report({"event": "eval", **event})
-        if last or progress.step % plan.save_steps == 0:
+            _stop(trainee, out, finish(0), saved, stop)
+        step += 1
+        # The next step's packs are made while a GPU computes this one.
+        prepared = plan.prepare(step)
+        last = step == plan.steps
+        evaluate = bool(plan.heldout) and (last or step % plan.eval_steps == 0)
+        save = last or step % plan.save_steps == 0
+        # A GPU is never waited for while it has nothing else to do.
+        progress = finish(0 if evaluate or save or stop.requested else trainee.ahead)
+        if evaluate:
+            progress, event = _evaluated(trainee.model, plan, progress)
+            told(event, "eval")
+        if save:
             save_state(trainee, out, progress)
-            saved = progress.step
+            saved = step
+        if evaluate or save:
+            clock.restart()
         if stop.requested and not last:
             _stop(trainee, out, progress, saved, stop)
     return progress
 
 
-def _timed_step(
-    trainee: Trainee, plan: Plan, progress: Progress, prepared: Prepared, stop: StopRequest, report: OnEvent
-) -> tuple[Progress, Event, Prepared]:
-    begun, step = time.perf_counter(), progress.step
-    rate = plan.learning_rate(step)
-    result = optimiser_step(trainee, prepared, rate, step, stop)
-    # The next step's packs are made while a GPU computes this one; reading the result waits for it.
-    following = plan.prepare(step + 1)
-    loss, norm, finite = result.read()
-    if not finite:
-        guilty = _not_finite_rows(trainee.model, plan, prepared.rows, step)
-        report({"event": "note", "text": f"step {step + 1}: not finite, update skipped; rows: {', '.join(guilty)}"})
-        _require_few_skipped(progress.skipped_in_a_row + 1, guilty, rate)
-    seconds = time.perf_counter() - begun
-    tokens = sum(len(row.ids) for row in prepared.rows)
-    progress = replace(
-        progress, step=step + 1, tokens=progress.tokens + tokens, seconds=progress.seconds + seconds,
-        loss=loss if finite else progress.loss, skipped=progress.skipped + (not finite),
-        skipped_in_a_row=0 if finite else progress.skipped_in_a_row + 1,
-    )  # fmt: skip
-    event: Event = {
-        "step": step + 1, "epoch": round((step + 1) / plan.steps_per_epoch, 6), "train/loss": loss,
-        "train/grad_norm": norm, "train/learning_rate": rate, "train/tokens": tokens,
-        "train/seconds": round(seconds, 6), "train/tokens_per_second": round(tokens / seconds, 1),
-        "train/memory_bytes": memory_bytes(),
-    }  # fmt: skip
-    return progress, event if finite else {**event, "train/skipped": True}, following
+class _Clock:
+    """Seconds from one step's end to the next, without what lies between steps."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        self._begun = time.perf_counter()
+
+    def lap(self) -> float:
+        before, self._begun = self._begun, time.perf_counter()
+        return self._begun - before
 
 
 @dataclass(frozen=True)
-class StepResult:
-    """A step's loss and gradient norm before clipping, scalars that a GPU may still be computing."""
+class _Launched:
+    """A step that a GPU may still be computing."""
 
-    loss: Tensor
-    norm: Tensor
+    step: int
+    prepared: Prepared
+    rate: float
+    result: StepResult
+
+
+def _launch(trainee: Trainee, plan: Plan, step: int, prepared: Prepared, stop: StopRequest) -> _Launched:
+    rate = plan.learning_rate(step)
+    return _Launched(step, prepared, rate, optimiser_step(trainee, prepared, rate, step, stop))
+
+
+def _finished(
+    trainee: Trainee, plan: Plan, progress: Progress, launched: _Launched, clock: _Clock, report: OnEvent
+) -> tuple[Progress, Event]:
+    """Wait for a step; where the run stands after it, and its event."""
+    step, rows, (loss, norm, finite) = launched.step, launched.prepared.rows, launched.result.read()
+    scale, in_a_row = launched.result.scale, 0
+    if not finite:
+        skipped = explain(trainee, plan, launched.prepared, step, loss, scale)
+        report({"event": "note", "text": skipped.text(step + 1)})
+        in_a_row = progress.skipped_in_a_row + (skipped.scale is None)
+        require_few_skipped(in_a_row, skipped, launched.rate)
+    seconds, tokens = clock.lap(), sum(len(row.ids) for row in rows)
+    progress = replace(
+        progress, step=step + 1, tokens=progress.tokens + tokens, seconds=progress.seconds + seconds,
+        loss=loss if finite else progress.loss, skipped=progress.skipped + (not finite),
+        skipped_in_a_row=in_a_row,
+    )  # fmt: skip
+    event: Event = {
+        "step": step + 1, "epoch": round((step + 1) / plan.steps_per_epoch, 6), "train/loss": loss,
+        "train/grad_norm": norm, "train/learning_rate": launched.rate, "train/tokens": tokens,
+        "train/seconds": round(seconds, 6), "train/tokens_per_second": round(tokens / seconds, 1),
+        "train/memory_bytes": memory_bytes(), **({} if scale is None else {"train/loss_scale": scale}),
+    }  # fmt: skip
+    return progress, event if finite else {**event, "train/skipped": True}
+
+
+class StepResult:
+    """A step's loss and gradient norm before clipping, and in float16 the loss scale that it was computed with.
+
+    A GPU may still be computing them: they are copied to the host behind it, so that reading them waits for this step
+    and not for one launched after it.
+    """
+
+    def __init__(self, loss: Tensor, norm: Tensor, scale: Tensor | None) -> None:
+        values = torch.stack([value.float() for value in (loss, norm, scale) if value is not None])
+        self._event = torch.cuda.Event() if values.is_cuda else None
+        self._values = values
+        if self._event is not None:
+            self._values = torch.empty(values.shape, pin_memory=True).copy_(values, non_blocking=True)
+            self._event.record()
 
     def read(self) -> tuple[float, float, bool]:
         """Waits for them: loss, norm, and whether both are finite; if not, nothing was updated."""
-        loss, norm = torch.stack((self.loss.float(), self.norm.float())).tolist()
+        if self._event is not None:
+            self._event.synchronize()
+        loss, norm = self._values[:2].tolist()
         return loss, norm, math.isfinite(loss) and math.isfinite(norm)
+
+    @property
+    def scale(self) -> float | None:
+        """The loss scale of the step; to be read after the rest."""
+        return float(self._values[2]) if len(self._values) == 3 else None
 
 
 def optimiser_step(
@@ -189,52 +252,38 @@ def optimiser_step(
 ) -> StepResult:
     """Compute the gradients of a step's packs and update the adapter, unless loss or norm is not finite."""
     loss = accumulate(trainee, prepared, step, stop)
-    return StepResult(loss, trainee.update(loss, rate))
+    scale = None if trainee.scale is None else trainee.scale.value.clone()
+    return StepResult(loss, trainee.update(loss, rate), scale)
 
 
 def accumulate(trainee: Trainee, prepared: Prepared, step: int, stop: StopRequest | None = None) -> Tensor:
     """Add the gradients of the packs to the adapter; the step's loss, an fp32 scalar."""
-    loss = torch.zeros((), device=trainee.model.embedding.device)
+    loss = torch.zeros((), device=trainee.model.device)
     trainee.model.train()
     for batch in prepared.batches:
         loss += trainee.passes(batch, prepared.weight, step)
         if stop is not None and stop.requested:
-            trainee.optimizer.zero_grad(set_to_none=False)
+            trainee.optimizer.zero_grad()
             raise _Stopped
     return loss
 
 
 @torch.no_grad()
-def evaluation_loss(model: Gemma3, batches: Sequence[Batch]) -> float:
+def evaluation_loss(model: Gemma3, batches: Iterable[Batch]) -> float:
     """The weighted mean loss over all supervised tokens of the batches, without dropout."""
     model.eval()
-    total = sum(float(batch.weight.double().sum()) for batch in batches)
-    return sum(float(passes.batch_loss(model, batch)) for batch in batches) / total
+    found = ((float(batch.weight.double().sum()), float(passes.batch_loss(model, batch))) for batch in batches)
+    weights, losses = zip(*found, strict=True)
+    return sum(losses) / sum(weights)
 
 
-def _evaluated(model: Gemma3, plan: Plan, heldout: Sequence[Batch], progress: Progress) -> tuple[Progress, Event]:
+def _evaluated(model: Gemma3, plan: Plan, progress: Progress) -> tuple[Progress, Event]:
     begun = time.perf_counter()
-    loss = evaluation_loss(model, heldout)
+    loss = evaluation_loss(model, plan.heldout_packs())
     seconds = round(time.perf_counter() - begun, 6)
     epoch = round(progress.step / plan.steps_per_epoch, 6)
     event: Event = {"step": progress.step, "epoch": epoch, "eval/loss": loss, "eval/seconds": seconds}
     return replace(progress, eval_loss=loss), event
-
-
-@torch.no_grad()
-def _not_finite_rows(model: Gemma3, plan: Plan, rows: Sequence[Tokens], step: int) -> list[str]:
-    """The rows whose own loss is not finite; all of them when the fault shows only in the gradients."""
-    alone = ((row, batch) for row in rows for batch in plan.pack([row]))
-    guilty = [row.row for row, batch in alone if not torch.isfinite(passes.batch_loss(model, batch, step))]
-    return guilty or [row.row for row in rows]
-
-
-def _require_few_skipped(in_a_row: int, guilty: Sequence[str], rate: float) -> None:
-    if in_a_row >= MOST_SKIPPED:
-        raise InputError(
-            f"the loss or its gradient was not finite in {in_a_row} steps in a row, last in rows {', '.join(guilty)}; "
-            f"no update was made from them. Look at these rows, or lower train.learning_rate (now {rate:g})"
-        )
 
 
 def _stop(trainee: Trainee, out: Path, progress: Progress, saved: int, stop: StopRequest) -> None:

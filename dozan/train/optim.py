@@ -1,18 +1,26 @@
-"""The optimiser: AdamW, the learning rate of each step, clipping, and the optimiser's state by parameter name."""
+"""The optimiser: AdamW, the learning rate of each step, clipping, and the optimiser's state by parameter name.
+
+torch.optim's classes are not used: their first call imports the compiler, three seconds, and the number of a step is a
+tensor for each parameter.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from dozan.errors import InputError
+from dozan.kernels import adamw8
+from dozan.kernels.adamw8 import Moments
 from dozan.recipe import TrainRecipe
 
 Named = Sequence[tuple[str, nn.Parameter]]
-_STATE = ("step", "exp_avg", "exp_avg_sq")
+_STEP, _WIDE = "step", ("exp_avg", "exp_avg_sq")
+_NARROW = ("exp_avg", "exp_avg_scale", "exp_avg_sq", "exp_avg_sq_scale")
 
 
 def warmup_of(configured: int, steps: int) -> int:
@@ -37,52 +45,116 @@ def learning_rate(step: int, steps: int, warmup: int, recipe: TrainRecipe) -> fl
     return lowest + (peak - lowest) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def make_optimizer(parameters: Named, recipe: TrainRecipe) -> torch.optim.AdamW:
-    """AdamW over fp32 parameters; weight decay spares vectors (DoRA's magnitudes), whose natural value is not zero."""
-    matrices = [p for _, p in parameters if p.dim() > 1]
-    vectors = [p for _, p in parameters if p.dim() <= 1]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=recipe.learning_rate, betas=recipe.betas, eps=recipe.epsilon, fused=True,
-    )  # fmt: skip
+@dataclass(frozen=True)
+class _Group:
+    """Parameters with fp32 moments, and what decays them."""
+
+    parameters: list[Tensor]
+    first: list[Tensor]
+    second: list[Tensor]
+    decay: float
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group this rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+class AdamW:
+    """AdamW over fp32 parameters of one device (Loshchilov and Hutter, arXiv:1711.05101).
+
+    Decay spares vectors (DoRA's magnitudes), whose natural value is not zero. With `adamw_8bit` the moments of matrices
+    are kept in 8 bits, those of vectors in fp32. All that changes stands on the device: `rate`, the number of updates
+    made, and the moments, so that a CUDA graph holds an update.
+    """
+
+    def __init__(self, parameters: Named, recipe: TrainRecipe) -> None:
+        self.parameters, self._recipe = parameters, recipe
+        device = parameters[0][1].device
+        self.rate = torch.tensor(recipe.learning_rate, device=device)
+        self.updates = torch.zeros((), device=device)
+
+        def zeros(found: Sequence[Tensor]) -> list[Tensor]:
+            return [torch.zeros_like(p, requires_grad=False) for p in found]
+
+        narrow = recipe.optimizer == "adamw_8bit"
+        matrices, vectors = ([p for _, p in parameters if (p.dim() > 1) == kind] for kind in (True, False))
+        self.narrow = {p: Moments.zeros(p.detach()) for p in (matrices if narrow else [])}
+        wide = ((vectors, 0.0),) if narrow else ((matrices, recipe.weight_decay), (vectors, 0.0))
+        self.wide = [_Group(list(found), zeros(found), zeros(found), decay) for found, decay in wide if found]
+
+    @torch.no_grad()
+    def step(self, skip: Tensor | None = None) -> None:
+        """One update from the gradients; of nothing where `skip`, an fp32 scalar on the device, is 1."""
+        skip = torch.zeros_like(self.rate) if skip is None else skip
+        self.updates.add_(1 - skip)
+        recipe, (b1, b2) = self._recipe, self._recipe.betas
+        for group in self.wide:
+            torch._fused_adamw_(
+                group.parameters, [_gradient(p) for p in group.parameters], group.first, group.second, [],
+                [self.updates] * len(group.parameters), lr=self.rate, beta1=b1, beta2=b2, eps=recipe.epsilon,
+                weight_decay=group.decay, amsgrad=False, maximize=False, found_inf=skip,
+            )  # fmt: skip
+        scalars = adamw8.Scalars(self.rate, self.updates, skip, recipe.betas, recipe.epsilon)
+        for parameter, moments in self.narrow.items():
+            adamw8.update(parameter.detach(), _gradient(parameter), moments, scalars, recipe.weight_decay)
+
+    def zero_grad(self) -> None:
+        """Gradients become zero, in their place."""
+        torch._foreach_zero_([p.grad for _, p in self.parameters if p.grad is not None])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state by name, on the CPU: `{name}.exp_avg`, `{name}.exp_avg_sq` (in 8 bits codes, with `…_scale` beside
+        them) and `{name}.step`; empty before the first update."""
+        updates = self.updates.cpu()
+        if not float(updates):
+            return {}
+        held = {key: tensor.cpu() for key, tensor in self._moments().items()}
+        return held | {f"{name}.{_STEP}": updates.clone() for name, _ in self.parameters}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore what `tensors` gave. Raises InputError that names every missing or unexpected tensor."""
+        if not tensors:
+            return
+        held = self._moments()
+        expected = {**held, **{f"{name}.{_STEP}": self.updates for name, _ in self.parameters}}
+        problems = [f"missing: {name}" for name in expected if name not in tensors]
+        problems += [f"unexpected: {name}" for name in tensors if name not in expected]
+        problems += [
+            f"shape: {name} is {list(tensors[name].shape)}, must be {list(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in tensors and tensors[name].shape != tensor.shape
+        ]
+        if problems:
+            raise InputError("the optimiser's state does not fit this run:\n  " + "\n  ".join(problems))
+        for name, tensor in held.items():
+            tensor.copy_(tensors[name])
+        self.updates.copy_(tensors[f"{self.parameters[0][0]}.{_STEP}"])
+
+    def _moments(self) -> dict[str, Tensor]:
+        wide = {p: (m, v) for group in self.wide
+                for p, m, v in zip(group.parameters, group.first, group.second, strict=True)}  # fmt: skip
+        found = {}
+        for name, p in self.parameters:
+            parts = zip(_WIDE, wide[p], strict=True) if p in wide else zip(_NARROW, _parts(self.narrow[p]), strict=True)
+            found.update({f"{name}.{part}": tensor for part, tensor in parts})
+        return found
 
 
-def clip(parameters: Named, limit: float) -> Tensor:
-    """Scale the gradients so that their joint norm is at most `limit`; the norm before that, fp32 scalar."""
-    return nn.utils.clip_grad_norm_([p for _, p in parameters], limit)
+def _parts(moments: Moments) -> tuple[Tensor, ...]:
+    return moments.first, moments.first_scale, moments.second, moments.second_scale
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Named) -> dict[str, Tensor]:
-    """The state as `{name}.exp_avg`, `{name}.exp_avg_sq` and `{name}.step`; empty before the first update."""
-    return {
-        f"{name}.{part}": optimizer.state[parameter][part].detach().cpu().contiguous()
-        for name, parameter in parameters
-        if parameter in optimizer.state
-        for part in _STATE
-    }
+def _gradient(parameter: Tensor) -> Tensor:
+    assert parameter.grad is not None, "a parameter without a gradient"
+    return parameter.grad
 
 
-def load_optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Named, tensors: Mapping[str, Tensor]) -> None:
-    """Restore what `optimizer_tensors` gave. Raises InputError that names every missing or unexpected tensor."""
-    if not tensors:
-        return
-    expected = {f"{name}.{part}": p.shape if part != "step" else () for name, p in parameters for part in _STATE}
-    problems = [f"missing: {name}" for name in expected if name not in tensors]
-    problems += [f"unexpected: {name}" for name in tensors if name not in expected]
-    problems += [
-        f"shape: {name} is {list(tensors[name].shape)}, must be {list(shape)}"
-        for name, shape in expected.items()
-        if name in tensors and tuple(tensors[name].shape) != tuple(shape)
-    ]
-    if problems:
-        raise InputError("the optimiser's state does not fit this run:\n  " + "\n  ".join(problems))
-    for name, parameter in parameters:
-        state = {part: tensors[f"{name}.{part}"].to(parameter.device, copy=True) for part in _STATE}
-        optimizer.state[parameter] = state
+def clip(parameters: Named, limit: float, scale: Tensor | None = None) -> Tensor:
+    """Scale the gradients so that their joint norm is at most `limit`; the norm before that, fp32 scalar.
+
+    With a `scale` (fp32 scalar) the gradients are those of the loss times it: it is divided out, of the norm as well.
+    """
+    trained = [p for _, p in parameters]
+    if scale is None:
+        return nn.utils.clip_grad_norm_(trained, limit)
+    gradients = [p.grad for p in trained if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients) / scale
+    factor = (limit / (norm + 1e-6)).clamp(max=1.0) / scale
+    torch._foreach_mul_(gradients, factor)
+    return norm

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+
+import numpy as np
 
 from dozan.chat.encode import Tokens
 from dozan.errors import InputError
@@ -14,8 +17,12 @@ from dozan.pack import Batch, Packing, by_tokens, pack_rows
 from dozan.recipe import Recipe
 from dozan.train.optim import learning_rate, warmup_of
 from dozan.train.schedule import common_beginning, deal, kinds
+from dozan.train.store import TokenStore
 
+HELDOUT_TOGETHER = 2048
+"""Held-out rows that are packed together, and kept when there are no more."""
 _SAMPLED_STEPS = 16
+_LARGE, _FEW_ROWS = "gemma3-12b-trinity", 500
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class Measured:
 
 def total_weight(rows: Sequence[Tokens]) -> float:
     """The sum of the weights of all supervised tokens of the rows."""
-    total = sum(weight for row in rows for weight in row.weights)
+    total = sum(float(row.supervised[1].sum(dtype=np.float64)) for row in rows)
     assert total > 0, "a step without a supervised token"
     return total
 
@@ -54,23 +61,25 @@ class Plan:
     """What is decided before the first step; the same recipe and rows give the same plan."""
 
     recipe: Recipe
-    rows: tuple[Tokens, ...]
-    heldout: tuple[Tokens, ...]
+    rows: Sequence[Tokens]
+    heldout: Sequence[Tokens]
     packing: Packing
     steps: int
     steps_per_epoch: int
     warmup_steps: int
     notes: tuple[str, ...]
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         """Tokens of the training rows, each counted once."""
-        return sum(len(row.ids) for row in self.rows)
+        return self.rows.tokens if isinstance(self.rows, TokenStore) else sum(len(row.ids) for row in self.rows)
 
-    @property
+    @cached_property
     def supervised(self) -> int:
         """Tokens of the training rows that the loss sees."""
-        return sum(weight > 0 for row in self.rows for weight in row.weights)
+        if isinstance(self.rows, TokenStore):
+            return self.rows.supervised
+        return sum(len(row.supervised[0]) for row in self.rows)
 
     @property
     def eval_steps(self) -> int:
@@ -110,12 +119,28 @@ class Plan:
         chunks = (ordered[i : i + size] for i in range(0, len(ordered), size))
         return [batch for chunk in chunks for batch in pack_rows(chunk, self.packing, train.pack_tokens)]
 
+    def heldout_packs(self) -> Iterable[Batch]:
+        """The packs of the held-out rows; beyond `HELDOUT_TOGETHER` rows they are made as they are asked for."""
+        return self._few_heldout if len(self.heldout) <= HELDOUT_TOGETHER else self._many_heldout()
+
+    @cached_property
+    def _few_heldout(self) -> list[Batch]:
+        return self.pack(self.heldout)
+
+    def _many_heldout(self) -> Iterator[Batch]:
+        for at in range(0, len(self.heldout), HELDOUT_TOGETHER):
+            yield from self.pack(self.heldout[at : at + HELDOUT_TOGETHER])
+
     def sharing(self) -> float:
         """Tokens of the rows for each token computed, over the first steps."""
         return self.measure().sharing
 
     def measure(self) -> Measured:
         """What the packs of the first steps come to."""
+        return self._measured
+
+    @cached_property
+    def _measured(self) -> Measured:
         steps = [self.rows_of(step) for step in range(min(self.steps, _SAMPLED_STEPS))]
         batches = [batch for rows in steps for batch in self.pack(rows)]
         computed = sum(len(batch) for batch in batches)
@@ -157,7 +182,8 @@ def make_plan(recipe: Recipe, rows: Sequence[Tokens], heldout: Sequence[Tokens] 
     per_epoch = math.ceil(len(rows) / train.batch_size)
     # The small number keeps 0.1 x 30 at 3 steps.
     steps = train.max_steps or max(1, math.ceil(train.epochs * per_epoch - 1e-9))
-    plan = Plan(recipe, tuple(rows), tuple(heldout), recipe.pack, steps, per_epoch, 0, ())
+    kept, kept_heldout = (part if isinstance(part, TokenStore) else tuple(part) for part in (rows, heldout))
+    plan = Plan(recipe, kept, kept_heldout, recipe.pack, steps, per_epoch, 0, ())
     return _settle(replace(plan, warmup_steps=warmup_of(train.warmup_steps, steps)))
 
 
@@ -168,6 +194,8 @@ def _settle(plan: Plan) -> Plan:
             f"warm-up takes {plan.warmup_steps} steps instead of {recipe.train.warmup_steps}: "
             f"a tenth of {plan.steps}, so that the peak rate is reached"
         )
+    if recipe.name == _LARGE and len(plan.rows) < _FEW_ROWS and recipe.train.learning_rate == 2e-4:
+        notes.append(f"{len(plan.rows)} rows are few for a rate of 2e-4; 3e-4 is worth trying (train.learning_rate)")
     if recipe.adapter.dropout and packing == "tries":
         packing = "paths"
         notes.append("with adapter.dropout each row draws its own: rows are packed as paths and share no prefix")
@@ -189,7 +217,8 @@ def _lookahead_note(plan: Plan) -> list[str]:
 
 
 @lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
-    order = list(range(count))
+def _order(seed: int, epoch: int, count: int) -> Sequence[int]:
+    """The rows in an epoch's order, 4 bytes each."""
+    order = array("I", range(count))
     random.Random(f"{seed}:{epoch}").shuffle(order)
-    return tuple(order)
+    return order

@@ -3,40 +3,41 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 import dozan
 from dozan.chat import chat_format, detect_chat
-from dozan.chat.arranged import AS_GIVEN, Arrangement, arranged
-from dozan.chat.encode import Tokens, encode_rows
+from dozan.chat.arranged import AS_GIVEN, Arrangement
 from dozan.chat.format import ChatFormat
 from dozan.chat.template import template_difference
 from dozan.chat.tokenizer import Tokenizer
-from dozan.check.finding import Finding
-from dozan.check.rules import check_rows, count_rules, refuse_errors
 from dozan.errors import InputError
-from dozan.kernels.precision import training_dtype
+from dozan.kernels import warm
+from dozan.kernels.precision import multiplies_bfloat16, training_dtype
 from dozan.model.adapter import attach
 from dozan.model.bundle import folder_arrangement, open_model
 from dozan.model.files import read_json
-from dozan.model.gemma3 import Gemma3
+from dozan.model.gemma3 import Gemma3, Gemma3Config
+from dozan.model.half import require_float16
+from dozan.model.held import hold_embedding
 from dozan.model.weights import read_config, resolve_model
 from dozan.recipe import Recipe, load_recipe, override
-from dozan.rows.example import Example
-from dozan.rows.readers import Say, read_rows
-from dozan.rows.splits import split_rows
+from dozan.rows.example import Example, Json
+from dozan.rows.staged import staged
 from dozan.train.checkpoint import write_text
+from dozan.train.gather import Encoded, Encoder, GatheredRows, Rows, encode_sides, gather_rows
 from dozan.train.plan import Plan, make_plan
 from dozan.train.run import hash_base
 
 EMBEDDED = "dozan:embedded"
 TOOLS = "tools.json"
-Rows = str | Path | Sequence[Example]
-Split = tuple[Sequence[Example], Sequence[Example]]
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,13 @@ class Base:
     name: str
     sha256: str
     chat: str
+
+
+class Split(NamedTuple):
+    """The rows that were divided here, and the tools that all of them have, else none: what `write_split` takes."""
+
+    rows: GatheredRows
+    shared_tools: Sequence[Mapping[str, Json]]
 
 
 @dataclass(frozen=True)
@@ -61,24 +69,34 @@ class Job:
     split: Split | None
     notes: tuple[str, ...]
     overridden: Mapping[str, int]
+    compiling: Sequence[Future[None]]
 
     def open_model(self) -> Gemma3:
         """The base with a fresh adapter, on the device that trains it."""
         recipe = self.plan.recipe
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        bundle = open_model(self.folder, _dtype(recipe, device), with_adapter=False, chat=self.base.chat)
+        device = training_device()
+        bundle = open_model(
+            self.folder, _dtype(recipe, device), with_adapter=False, chat=self.base.chat,
+            quantise=recipe.model.quantise, device=device,
+        )  # fmt: skip
+        require_float16(bundle.model, self.folder)
         model = bundle.model.to(device)
+        hold_embedding(model, recipe.model, device)
         attach(model, recipe.adapter, recipe.train.seed)
+        for kernel in self.compiling:
+            kernel.result()
         return model
 
 
 def prepare(
     data: Rows, model: str | Path | None, recipe: Recipe | str | None, overrides: Sequence[str],
-    eval_data: Rows | None, force: bool = False,
+    eval_data: Rows | None, force: bool = False, out: str | Path | None = None,
 ) -> Job:  # fmt: skip
     """Check all that was given before anything is written or any weight is read; InputError for what cannot be used.
 
-    With `force`, rows that break a rule are trained all the same, as long as the chat format can write them.
+    With `force`, rows that break a rule are trained all the same, as long as the chat format can write them. The rows'
+    tokens go to a file without a name on the disk of the run folder `out`, else of the system's temporary files; the
+    rows themselves are read twice, and never held.
     """
     name = str(model or EMBEDDED)
     if any((Path(name) / file).is_file() for file in ("run.json", "adapter_config.json")):
@@ -86,33 +104,48 @@ def prepare(
     folder = resolve_model(name)
     tokenizer = Tokenizer.load(folder)
     chosen = choose_recipe(folder, tokenizer, recipe, overrides)
+    config = read_config(folder)
+    compiling = compile_kernels(chosen, config)
     chat = detect_chat(tokenizer) if chosen.chat == "auto" else chat_format(chosen.chat)
     arrangement = Arrangement(chosen.data.tool_order, chosen.data.now)
-    written = arranged(chat, arrangement)
     said: list[str] = []
-    examples, is_split = _rows(data, eval_data, chosen, said.append)
-    findings = check_rows([*examples[0], *examples[1]], chat)
-    overridden = count_rules(findings, "error")
-    if not force:
-        _refuse(findings, sum(map(len, examples)))
-    plan = make_plan(chosen, *_encode(examples, written, tokenizer, folder, chosen))
+    rows = gather_rows(data, eval_data, chosen.data.holdout, chosen.train.seed, said.append)
+    limit = min(chosen.data.max_tokens, config.max_position_embeddings)
+    encoded = encode_sides(rows, Encoder(chat, arrangement, tokenizer, limit), not force, store_folder(out))
+    overridden = encoded.checked.count_rules("error")
+    plan = make_plan(chosen, *encoded.stores)
     base = Base(_base_name(name, folder), hash_base(folder), chat.name)
     notes = said + [f"rows: {count} x {rule} (an error, trained all the same)" for rule, count in overridden.items()]
-    notes += [f"rows: {count} x {rule} (a warning)" for rule, count in count_rules(findings).items()]
-    notes += _template_note(folder, chat, examples[0])
-    notes += _arrangement_notes(arrangement, folder_arrangement(folder), [*examples[0], *examples[1]])
-    if is_split:
-        notes.append(f"{len(plan.heldout)} of {sum(map(len, examples))} rows are held out, by sentence pattern")
-    return Job(plan, base, folder, examples if is_split else None, tuple(notes), overridden)
+    notes += [f"rows: {count} x {rule} (a warning)" for rule, count in encoded.checked.count_rules().items()]
+    notes += _template_note(folder, chat, encoded.first)
+    notes += _arrangement_notes(arrangement, folder_arrangement(folder), encoded, len(rows))
+    if rows.is_split:
+        notes.append(f"{len(plan.heldout)} of {len(rows)} rows are held out, by sentence pattern")
+    split = Split(rows, encoded.shared_tools) if rows.is_split else None
+    return Job(plan, base, folder, split, tuple(notes), overridden, compiling)
 
 
-def _refuse(findings: Sequence[Finding], rows: int) -> None:
-    """Raises InputError for errors of the checks, with the ways out."""
-    try:
-        refuse_errors(findings, rows)
-    except InputError as error:
-        ways = "repair them with dozan data fix, or train on them all the same with --force, which the run records"
-        raise InputError(f"{error}\n{ways}") from None
+def training_device() -> torch.device:
+    """The GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def compile_kernels(recipe: Recipe, config: Gemma3Config) -> list[Future[None]]:
+    """Begin to compile the run's kernels, while its rows are read."""
+    device = training_device()
+    shapes = warm.Shapes(
+        config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim,
+        config.intermediate_size, _dtype(recipe, device), recipe.adapter.dora,
+    )  # fmt: skip
+    return warm.start(shapes, device)
+
+
+def store_folder(out: str | Path | None) -> Path:
+    """Where the rows' tokens wait: the nearest folder above a run folder that is there, else for temporary files."""
+    if out is None:
+        return Path(tempfile.gettempdir())
+    path = Path(out).absolute()
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
 def _template_note(folder: Path, chat: ChatFormat, examples: Sequence[Example]) -> list[str]:
@@ -124,26 +157,24 @@ def _template_note(folder: Path, chat: ChatFormat, examples: Sequence[Example]) 
         text = template.read_text(encoding="utf-8")
     elif settings.is_file():
         text = read_json(settings).get("chat_template")
-    difference = template_difference(text, chat, examples[:8]) if isinstance(text, str) else None
+    difference = template_difference(text, chat, examples) if isinstance(text, str) else None
     if difference is None:
         return []
     return [f"the checkpoint's chat template differs from what is trained ({chat.name}'s bytes): {difference}"]
 
 
-def _arrangement_notes(arrangement: Arrangement, before: Arrangement, examples: Sequence[Example]) -> list[str]:
+def _arrangement_notes(arrangement: Arrangement, before: Arrangement, encoded: Encoded, rows: int) -> list[str]:
     """What the options of `chat.arranged` change in the rows, and where the base was trained with others."""
     notes = []
     if before not in (AS_GIVEN, arrangement):
         was, now = (", ".join(f"data.{k} = {v}" for k, v in found.values().items()) for found in (before, arrangement))
         notes.append(f"the base was trained with {was}, this run has {now}")
     if arrangement.tool_order != "as_given":
-        moved = sum(arrangement.tools(e.tools) != e.tools for e in examples)
-        notes.append(f"data.tool_order = {arrangement.tool_order}: the tools of {moved} of {len(examples)} rows change "
-                     "places; the model sees no other order, so who asks it must keep this one")  # fmt: skip
+        notes.append(f"data.tool_order = {arrangement.tool_order}: the tools of {encoded.moved_tools} of {rows} rows "
+                     "change places; the model sees no other order, so who asks it must keep this one")  # fmt: skip
     if arrangement.now != "as_given":
-        moved = sum(arrangement.messages(e.messages, e.tools) != e.messages for e in examples)
-        notes.append(f"data.now = {arrangement.now}: the date of {moved} of {len(examples)} rows moves behind their "
-                     "tools; who asks the model must put it there")  # fmt: skip
+        notes.append(f"data.now = {arrangement.now}: the date of {encoded.moved_dates} of {rows} rows moves behind "
+                     "their tools; who asks the model must put it there")  # fmt: skip
     return notes
 
 
@@ -161,48 +192,26 @@ def default_recipe(folder: Path, tokenizer: Tokenizer) -> str:
     return "functiongemma-ar" if detect_chat(tokenizer).name == "functiongemma" else "gemma3-12b-trinity"
 
 
-def write_split(folder: Path, train: Sequence[Example], heldout: Sequence[Example]) -> None:
+def write_split(folder: Path, rows: GatheredRows, shared_tools: Sequence[Mapping[str, Json]]) -> None:
     """Write train.jsonl and heldout.jsonl, which `read_rows` reads back; tools that all rows share go to tools.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    first = train[0].tools
-    shared = bool(first) and all(example.tools == first for example in [*train, *heldout])
-    if shared:
-        write_text(folder / TOOLS, json.dumps(list(first), ensure_ascii=False, indent=1))
-    for name, examples in (("train", train), ("heldout", heldout)):
-        rows = (
-            {"id": e.id, "tools": TOOLS if shared else list(e.tools), "messages": list(e.messages), **e.meta}
-            for e in examples
-        )
-        write_text(folder / f"{name}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def _rows(data: Rows, eval_data: Rows | None, recipe: Recipe, say: Say) -> tuple[Split, bool]:
-    """The rows to train on and those held out, and whether they were split here; `say` is told the shape found."""
-    examples = _read(data, say)
-    if not examples:
-        raise InputError("no rows to train on; give at least one")
-    if eval_data is not None:
-        return (examples, _read(eval_data, say)), False
-    if recipe.data.holdout == 0:
-        return (examples, []), False
-    return split_rows(examples, recipe.data.holdout, recipe.train.seed), True
-
-
-def _read(data: Rows, say: Say) -> Sequence[Example]:
-    return read_rows(data, say=say) if isinstance(data, str | Path) else list(data)
-
-
-def _encode(
-    examples: Split, chat: ChatFormat, tokenizer: Tokenizer, folder: Path, recipe: Recipe
-) -> list[list[Tokens]]:
-    limit = min(recipe.data.max_tokens, read_config(folder).max_position_embeddings)
-    return [encode_rows(part, chat, tokenizer, limit) for part in examples]
+    if shared_tools:
+        write_text(folder / TOOLS, json.dumps(list(shared_tools), ensure_ascii=False, indent=1))
+    with staged([folder / f"{name}.jsonl" for name in ("train", "heldout")]) as files:
+        for e, is_heldout in rows.read():
+            tools = TOOLS if shared_tools else list(e.tools)
+            row = {"id": e.id, "tools": tools, "messages": list(e.messages), **e.meta}
+            files[is_heldout].write(f"{json.dumps(row, ensure_ascii=False)}\n".encode())
 
 
 def _dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
-    if recipe.train.dtype == "auto":
+    named = recipe.train.dtype
+    if named == "auto":
         return training_dtype(device)
-    return torch.bfloat16 if recipe.train.dtype == "bfloat16" else torch.float32
+    if named == "bfloat16" and not multiplies_bfloat16(device):
+        raise InputError("train.dtype = bfloat16: this GPU multiplies in it only from capability 8.0; a value that "
+                         "works: float16")  # fmt: skip
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[named]
 
 
 def _is_embedded(folder: Path) -> bool:

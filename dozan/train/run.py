@@ -20,6 +20,7 @@ from dozan.chat.encode import Tokens
 from dozan.errors import InputError
 from dozan.recipe import Recipe, dump
 from dozan.train.checkpoint import sha256, write_text
+from dozan.train.store import TokenStore, row_text, weight_runs
 
 MAY_CHANGE = ("save_steps", "log_steps", "eval_steps", "keep_checkpoints", "recompute", "offload")
 """Settings of `train` that a resumed run may have otherwise: they change no weight."""
@@ -87,10 +88,12 @@ def fingerprint(recipe: Recipe, rows: Sequence[Tokens], heldout: Sequence[Tokens
 
 
 def hash_rows(rows: Sequence[Tokens]) -> str:
-    """SHA-256 over the rows' ids, tokens and weights, in order."""
+    """SHA-256 over the rows' ids, tokens and weights, in order; that of a store is known."""
+    if isinstance(rows, TokenStore):
+        return rows.sha256
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(json.dumps([row.row, row.ids, row.weights]).encode())
+        digest.update(row_text(row, weight_runs(row)))
     return digest.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""What a run changes, saved and restored: the adapter, the optimiser's moments, and where the run stands."""
+"""What a run changes, saved and restored: adapter, optimiser's moments, loss scale, and where the run stands."""
 
 from __future__ import annotations
 
@@ -17,17 +17,23 @@ from dozan.model.weights import load_adapter, save_adapter
 from dozan.recipe import Recipe
 from dozan.train.checkpoint import newest_valid, save_checkpoint
 from dozan.train.live import OnEvent
-from dozan.train.optim import Named, load_optimizer_tensors, make_optimizer, optimizer_tensors
+from dozan.train.optim import AdamW, Named
 from dozan.train.passes import Passes, make_passes
 from dozan.train.run import keep_metrics
+from dozan.train.scale import LossScale
 from dozan.train.update import Update, make_update
 
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
+_SCALE = "loss_scale"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands after `step` optimiser steps: with the adapter and the moments, all that a resume needs."""
+    """Where a run stands after `step` optimiser steps: with the adapter, the moments and the loss scale, all that a
+    resume needs.
+
+    skipped: steps without an update; skipped_in_a_row: those of them that no smaller loss scale would have saved.
+    """
 
     step: int = 0
     tokens: int = 0
@@ -40,23 +46,32 @@ class Progress:
 
 @dataclass(frozen=True)
 class Trainee:
-    """What the loop changes: the adapted model and its optimiser; and what it needs to save them."""
+    """What the loop changes: the adapted model, its optimiser, in float16 the loss scale; and what saves them."""
 
     model: Gemma3
     parameters: Named
-    optimizer: torch.optim.AdamW
+    optimizer: AdamW
     passes: Passes
     update: Update
     recipe: Recipe
     base_name: str
+    scale: LossScale | None = None
 
     @staticmethod
     def of(model: Gemma3, recipe: Recipe, base_name: str) -> Trainee:
         """The adapted `model` with a fresh optimiser."""
         parameters = adapter_parameters(model)
-        optimizer = make_optimizer(parameters, recipe.train)
-        passes, update = make_passes(model, recipe), make_update(model, parameters, optimizer, recipe.train.clip_norm)
-        return Trainee(model, parameters, optimizer, passes, update, recipe, base_name)
+        optimizer = AdamW(parameters, recipe.train)
+        scale = LossScale(model.device) if model.dtype == torch.float16 else None
+        passes = make_passes(model, recipe, scale)
+        update = make_update(model, parameters, optimizer, recipe.train.clip_norm, scale)
+        return Trainee(model, parameters, optimizer, passes, update, recipe, base_name, scale)
+
+    @property
+    def ahead(self) -> int:
+        """Steps that may be launched before the result of an earlier one is read: a GPU then never waits for the
+        host."""
+        return 1 if self.model.device.type == "cuda" else 0
 
     @property
     def size(self) -> int:
@@ -69,8 +84,9 @@ def save_state(trainee: Trainee, out: Path, progress: Progress) -> None:
 
     def write(folder: Path) -> None:
         save_adapter(folder, trainee.model, trainee.recipe.adapter, trainee.base_name)
-        save_file(optimizer_tensors(trainee.optimizer, trainee.parameters), folder / OPTIMIZER)
-        (folder / STATE).write_text(json.dumps(asdict(progress), indent=1), encoding="utf-8")
+        save_file(trainee.optimizer.tensors(), folder / OPTIMIZER)
+        held = {} if trainee.scale is None else {_SCALE: trainee.scale.state()}
+        (folder / STATE).write_text(json.dumps(asdict(progress) | held, indent=1), encoding="utf-8")
 
     save_checkpoint(out / "checkpoints", progress.step, write, trainee.recipe.train.keep_checkpoints)
 
@@ -95,7 +111,11 @@ def restore_state(trainee: Trainee, out: Path, report: OnEvent) -> Progress:
         refresh(trainee.model)
         return Progress()
     load_adapter(found.folder, trainee.model)
-    load_optimizer_tensors(trainee.optimizer, trainee.parameters, load_file(found.folder / OPTIMIZER))
+    trainee.optimizer.load(load_file(found.folder / OPTIMIZER))
     refresh(trainee.model)
     report({"event": "note", "text": f"resuming from step {found.step}"})
-    return Progress(**json.loads((found.folder / STATE).read_bytes()))
+    state = json.loads((found.folder / STATE).read_bytes())
+    held = state.pop(_SCALE, None)
+    if trainee.scale is not None and held is not None:
+        trainee.scale.load(held)
+    return Progress(**state)

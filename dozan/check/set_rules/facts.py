@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dozan.check.near import Keys, Sketch, hash_text, sketch
+from dozan.check.near import Keys, Sketch, sketch
 from dozan.check.row_rules.dialect import LABEL_KEYS
 from dozan.check.view import RowView, content_text
 from dozan.rows.arabic import fold
 from dozan.rows.example import Example, Json
+from dozan.rows.groups import hash_text
 from dozan.rows.identity import MadeOnce
 from dozan.rows.splits import sentence_pattern
 

@@ -1,0 +1,73 @@
+"""The forward pass of a model whose weights are made layer by layer: a few gigabytes for any size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dozan.kernels import TrieAttention
+from dozan.model.gemma3 import Gemma3Config
+from dozan.model.stored import Stored
+from dozan.model.weights import empty_model
+
+_HEAD_ROWS = 8192
+"""Rows of the embedding multiplied at a time."""
+
+
+@torch.no_grad()
+def streamed_logits(
+    config: Gemma3Config, weight: Callable[[str], Tensor], embedding: Stored, rows: Sequence[Sequence[int]], tail: int
+) -> list[np.ndarray]:
+    """Logits [at most `tail`, V] of each row's last positions, on the CPU in fp32.
+
+    weight: gives a tensor in fp32 by its text-only name, anything but the embedding; it is asked once for each, and a
+    layer's are let go before those of the next are made. rows: token ids, all in one pass, none seeing another.
+    """
+    model = empty_model(config).eval()
+    known = sorted({token for row in rows for token in row})
+    place = {token: i for i, token in enumerate(known)}
+    _put(model.model.embed_tokens, "weight", embedding.rows(known).float())
+    _put(model.model.norm, "weight", weight("model.norm.weight"))
+    for index, layer in enumerate(model.model.layers):
+        _borrow(layer, f"model.layers.{index}.", weight)
+    ends = np.cumsum([len(row) for row in rows]).tolist()
+    ids = torch.tensor([place[token] for row in rows for token in row])
+    position = torch.cat([torch.arange(len(row)) for row in rows])
+    end = torch.cat([torch.full((len(row),), last) for row, last in zip(rows, ends, strict=True)])
+    hidden = model(ids, position, TrieAttention(position, end, config.sliding_window, config.scale))
+    tails = [hidden[max(last - len(row), last - tail) : last] for row, last in zip(rows, ends, strict=True)]
+    logits = _times_embedding(torch.cat(tails), embedding)
+    return [part.numpy() for part in logits.split([len(part) for part in tails])]
+
+
+def _times_embedding(hidden: Tensor, embedding: Stored) -> Tensor:
+    """[P, D] -> [P, V] with the embedding read some rows at a time."""
+    size = embedding.shape[0]
+    out = torch.empty(len(hidden), size)
+    for first in range(0, size, _HEAD_ROWS):
+        last = min(first + _HEAD_ROWS, size)
+        torch.mm(hidden, embedding.row_range(first, last).float().t(), out=out[:, first:last])
+    return out
+
+
+def _borrow(layer: nn.Module, prefix: str, weight: Callable[[str], Tensor]) -> None:
+    """Have the layer's parameters made before its forward pass and let go after it."""
+    names = [(name, *name.rpartition(".")[::2]) for name, _ in layer.named_parameters()]
+
+    def make(*_: Any) -> None:
+        for name, owner, attribute in names:
+            _put(layer.get_submodule(owner), attribute, weight(prefix + name))
+
+    def let_go(*_: Any) -> None:
+        layer.to_empty(device="meta")
+
+    layer.register_forward_pre_hook(make)
+    layer.register_forward_hook(let_go)
+
+
+def _put(owner: nn.Module, attribute: str, value: Tensor) -> None:
+    setattr(owner, attribute, nn.Parameter(value, requires_grad=False))

@@ -1,0 +1,157 @@
+"""Why a step was skipped: whose rows, and in which module the first number that is not finite came about.
+
+Asked only after such a step, so it may be slow: the passes run again, op by op, with every module watched.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dozan.chat.encode import Tokens
+from dozan.errors import InputError
+from dozan.model.gemma3 import Gemma3
+from dozan.train import passes
+from dozan.train.plan import Plan, Prepared
+from dozan.train.scale import LEAST
+from dozan.train.state import Trainee
+
+MOST_SKIPPED = 3
+"""Steps in a row that are not finite stop the run; fewer are skipped."""
+
+_JOINED = {"down_proj": ("gelu(gate) · up", ("gate_proj", "up_proj")),
+           "o_proj": ("attention", ("q_proj", "k_proj", "v_proj"))}  # fmt: skip
+"""What a linear's input comes from where no module gives it, and the linears before that, which may run as one op."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A step without an update. rows: whose loss is not finite, or all of the step where only gradients are not;
+    place: where it began, in words; scale: the loss scale that a smaller one may mend, else None."""
+
+    rows: list[str]
+    place: str
+    scale: float | None
+
+    def text(self, step: int) -> str:
+        """A line for whoever watches the run; `step` counts from 1."""
+        if self.scale is not None:
+            what = f"gradients beyond float16 at loss scale {self.scale:,.0f}, now halved"
+            return f"step {step}: {what}; update skipped; {self.place}"
+        return f"step {step}: not finite, update skipped; rows: {', '.join(self.rows)}; {self.place}"
+
+
+def explain(trainee: Trainee, plan: Plan, prepared: Prepared, step: int, loss: float, scale: float | None) -> Skipped:
+    """Why `step` (from 0), whose loss was `loss` at the loss scale `scale` if any, was skipped; gradients are left
+    zero."""
+    if scale is not None and scale > LEAST and math.isfinite(loss):
+        return Skipped([row.row for row in prepared.rows], _place(trainee, prepared, step, scale), scale)
+    guilty = _not_finite_rows(trainee.model, plan, prepared.rows, step)
+    alone = [row for row in prepared.rows if row.row == guilty[0]] if len(guilty) < len(prepared.rows) else []
+    shown = Prepared(alone, plan.pack(alone), prepared.weight) if alone else prepared
+    return Skipped(guilty, _place(trainee, shown, step, scale), None)
+
+
+def require_few_skipped(in_a_row: int, skipped: Skipped, rate: float) -> None:
+    """Raises InputError when the next step has little hope."""
+    if in_a_row >= MOST_SKIPPED:
+        raise InputError(
+            f"the loss or its gradient was not finite in {in_a_row} steps in a row, last in rows "
+            f"{', '.join(skipped.rows)}; {skipped.place}; no update was made from them. Look at these rows, or lower "
+            f"train.learning_rate (now {rate:g})"
+        )
+
+
+@torch.no_grad()
+def _not_finite_rows(model: Gemma3, plan: Plan, rows: Sequence[Tokens], step: int) -> list[str]:
+    """The rows whose own loss is not finite; all of them when the fault shows only in the gradients."""
+    alone = ((row, batch) for row in rows for batch in plan.pack([row]))
+    guilty = [row.row for row, batch in alone if not torch.isfinite(passes.batch_loss(model, batch, step))]
+    return guilty or [row.row for row in rows]
+
+
+def _place(trainee: Trainee, prepared: Prepared, step: int, scale: float | None) -> str:
+    """Where the packs' first number that is not finite came about, in words."""
+    held = None if trainee.scale is None else trainee.scale.state()
+    if trainee.scale is not None and held is not None and scale is not None:
+        trainee.scale.load(held | {"value": scale})
+    found: list[str] = []
+    try:
+        with _watched(trainee.model, found):
+            for batch in prepared.batches:
+                loss = passes.op_by_op(trainee.passes)(batch, prepared.weight, step)
+                if not found and not torch.isfinite(loss):
+                    found.append("the logits")
+                if found:
+                    break
+        found += [f"the gradient of {name}" for name, p in trainee.parameters if not _finite(p.grad)]
+    finally:
+        trainee.optimizer.zero_grad()
+        if trainee.scale is not None and held is not None:
+            trainee.scale.load(held)
+    if not found:
+        return "found nowhere when computed again"
+    limit = " (float16 ends at 65,504)" if trainee.model.dtype == torch.float16 else ""
+    return f"it began in {found[0]}{limit}"
+
+
+@contextmanager
+def _watched(model: nn.Module, found: list[str]) -> Iterator[None]:
+    """Within it, passes add to `found` where something that is not finite appears, the first one first."""
+    inputs: dict[str, Tensor] = {}
+    handles = []
+    for name, module in model.named_modules():
+        if name:
+            before, after = _watchers(model, name, inputs, found)
+            handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _watchers(model: nn.Module, name: str, inputs: dict[str, Tensor], found: list[str]) -> tuple[Any, Any]:
+    """What watches a module's inputs, its outputs, and the gradients of these."""
+    parent, _, last = name.rpartition(".")
+
+    def before(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if found or not args or not isinstance(args[0], Tensor):
+            return
+        if last in ("mlp", "self_attn"):
+            inputs[name] = args[0]
+        if not _finite(args[0]):
+            found.append(_joined(model, parent, last, inputs) if last in _JOINED else f"what {name} takes")
+
+    def after(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+        tensors = [x for x in (out if isinstance(out, tuple) else (out,)) if isinstance(x, Tensor)]
+        if not found and not all(map(_finite, tensors)):
+            found.append(_joined(model, name, "o_proj", inputs, name) if last == "self_attn" else name)
+        for tensor in tensors:
+            if tensor.requires_grad:
+                tensor.register_hook(watch_gradient)
+
+    def watch_gradient(gradient: Tensor) -> None:
+        if not found and not _finite(gradient):
+            found.append(f"the gradient of what {name} gives")
+
+    return before, after
+
+
+def _joined(model: nn.Module, block: str, joined: str, inputs: dict[str, Tensor], otherwise: str = "") -> str:
+    """Which linear of a block, or what follows them, gives what is not finite, from the block's input."""
+    what, linears = _JOINED[joined]
+    for child in linears:
+        if not _finite(model.get_submodule(f"{block}.{child}")(inputs[block])):
+            return f"{block}.{child}"
+    return otherwise or f"{block}: {what}"
+
+
+def _finite(x: Tensor | None) -> bool:
+    return x is None or not x.is_floating_point() or bool(torch.isfinite(x).all())
