@@ -22,7 +22,7 @@ from bench.workloads import NAMES, SHAPE_270M, chosen, workload
 
 ROOT = Path(__file__).parents[1]
 IMPLS = {OURS: ("bench.ours", "dozan"), "unsloth": ("bench.peers", "unsloth"), "trl": ("bench.peers", "trl"),
-         "liger": ("bench.peers", "liger_kernel")}  # fmt: skip
+         "liger": ("bench.peers", "liger_kernel"), "axolotl": ("bench.peers", "axolotl")}  # fmt: skip
 """How to run each, and the package it needs."""
 MODELS: dict[str, dict[str, Any]] = {
     "270m": SHAPE_270M,

@@ -27,8 +27,7 @@ from torch import Tensor, nn
 
 from dozan.html.charts import Line, line_chart
 from dozan.html.page import STYLE
-from dozan.kernels import Attend, pack_attention
-from dozan.kernels.precision import has_triton
+from dozan.kernels import Attend, attends_in_triton, pack_attention
 from dozan.model.adapter import adapter_parameters, attach, refresh
 from dozan.model.gemma3 import Gemma3, Gemma3Config
 from dozan.model.recompute import HostMemory, Recompute
@@ -115,8 +114,8 @@ def make_bench(sizes: Sizes, device: torch.device) -> Bench:
             if name.endswith("lora_B"):
                 parameter.normal_(std=0.02)
     refresh(model)
-    attend = ordered = pack_attention(position, end, sizes.window, config.scale)
-    if has_triton(device):
+    attend = ordered = pack_attention(position, end, sizes.window, config.scale, config.head_dim)
+    if attends_in_triton(device, config.head_dim):
         from dozan.kernels.attention_triton import TritonTrieAttention
 
         ordered = TritonTrieAttention(position, end, sizes.window, config.scale, deterministic=True)

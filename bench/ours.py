@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import deque
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,13 @@ def main() -> None:
         sys.exit(check())
     if options.init:
         return write_adapter(options)
+    compiling = _compile(options)
     record: dict[str, Any] = {"impl": "ours", "versions": _versions(), "process_to_first_step_s": None, "works": {}}
     for name in options.works.split(","):
-        figures, first_step = measure(options, read(options.rows / f"{name}.jsonl"))
+        work = read(options.rows / f"{name}.jsonl")
+        while compiling:
+            compiling.pop().result()
+        figures, first_step = measure(options, work)
         record["works"][name] = figures
         if record["process_to_first_step_s"] is None:
             record["process_to_first_step_s"] = round(first_step - PROCESS_START, 2)
@@ -60,14 +65,15 @@ def write_adapter(options: argparse.Namespace) -> None:
 
 
 def measure(options: argparse.Namespace, work: Workload) -> tuple[dict[str, Any], float]:
-    """Train on the rows in order, as the loop does: the next step's packs are made while the GPU computes this one.
+    """Train on the rows in order, as the loop does: the next step's packs are made while the GPU computes this one, and
+    a step's result is read when the next one is launched.
 
     The first step's seconds run from the building of the trainer, as for the peers.
     """
     import torch
 
     from dozan.chat.encode import Tokens
-    from dozan.train.loop import optimiser_step
+    from dozan.train.loop import StepResult, optimiser_step
     from dozan.train.plan import Prepared, make_plan, total_weight
     from dozan.train.state import Trainee
 
@@ -82,12 +88,13 @@ def measure(options: argparse.Namespace, work: Workload) -> tuple[dict[str, Any]
         taken = rows[step * work.batch : (step + 1) * work.batch]
         return Prepared(taken, plan.pack(taken), total_weight(taken))
 
-    ends, results, following = [], [], prepared(0)
+    ends, results, launched, following = [], [], deque[StepResult](), prepared(0)
     for step in range(options.steps):
-        result = optimiser_step(trainee, following, RATE, step)
+        launched.append(optimiser_step(trainee, following, RATE, step))
         following = prepared(step + 1)
-        results.append(result.read())
-        ends.append(time.time())
+        while len(launched) > (trainee.ahead if 0 < step < options.steps - 1 else 0):
+            results.append(launched.popleft().read())
+            ends.append(time.time())
     step_s = step_seconds(ends)
     figures = {
         "step_s": step_s, "examples_s": work.batch / step_s,
@@ -113,6 +120,16 @@ def _model(options: argparse.Namespace) -> Any:
     model = load_model(options.model, dtype).to("cuda" if cuda else "cpu")
     load_adapter(options.adapter, model)
     return model
+
+
+def _compile(options: argparse.Namespace) -> list[Any]:
+    """Begin to compile the kernels, as `dozan train` does while it reads rows."""
+    from dozan.model.weights import read_config
+    from dozan.recipe import override
+    from dozan.train.prepare import compile_kernels
+
+    recipe = override(_recipe(1), [] if options.dtype is None else [f"train.dtype={options.dtype}"])
+    return compile_kernels(recipe, read_config(options.model))
 
 
 def _recipe(batch: int) -> Any:

@@ -1,9 +1,10 @@
 """A peer on the benchmark's rows: one process, several workloads one after the other, its figures as JSON.
 
-`python -m bench.peers --impl unsloth|trl|liger --model DIR --rows FOLDER --works a,b --steps 24 --adapter FOLDER
---out FILE`. LoRA of rank 32 and alpha 64 on all seven linears, bf16, fused AdamW at a constant 2e-4 without decay or
-warm-up, gradients clipped at 1, rows in order, trained on their completion alone. A step that does not fit into memory
-is split into micro-batches, halved until it fits, since that costs less than checkpointing.
+`python -m bench.peers --impl unsloth|trl|liger|axolotl --model DIR --rows FOLDER --works a,b --steps 24
+--adapter FOLDER --out FILE`. LoRA of rank 32 and alpha 64 on all seven linears, bf16, fused AdamW at a constant 2e-4
+without decay or warm-up, gradients clipped at 1, rows in order, trained on their completion alone. A step that does not
+fit into memory is split into micro-batches, halved until it fits, since that costs less than checkpointing. `--nf4`
+says that the folder holds bitsandbytes' 4 bits; `--rank`, `--alpha`, `--rslora`, `--dora`, `--optim` change the rest.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench import peers_axolotl
 from bench.workloads import Workload, read
 
 PROCESS_START = time.time()
@@ -28,7 +30,8 @@ WARM_UP_STEPS = 5
 PACK_TOKENS = 4096
 COMPARED_STEPS = 3
 PACKAGES = ("torch", "triton", "transformers", "peft", "accelerate", "datasets", "trl", "unsloth", "unsloth_zoo",
-            "liger_kernel", "bitsandbytes", "cut_cross_entropy", "xformers", "flash_attn")  # fmt: skip
+            "liger_kernel", "axolotl", "bitsandbytes", "cut_cross_entropy", "xformers", "flash_attn")  # fmt: skip
+_RECORDED = ("gc", "pack", "padded", "workers", "rank", "alpha", "rslora", "dora", "optim", "nf4")
 
 
 @dataclass
@@ -61,7 +64,7 @@ class Peer:
             if self.forward is not None:
                 self.model.forward = self.forward
             self.model.zero_grad(set_to_none=True)
-        _set_adapter(self.model, self.options.adapter)
+        _set_adapter(self.model, self.options.adapter, self.options.dora)
 
 
 def main() -> None:
@@ -71,7 +74,9 @@ def main() -> None:
     _environment(options)
     peer = Peer(options, max(len(row.ids) for work in works.values() for row in work.rows))
     record: dict[str, Any] = {"impl": options.impl, "versions": {}, "process_to_first_step_s": None, "works": {}}
-    record["options"] = {key: getattr(options, key) for key in ("gc", "pack", "padded", "workers")}
+    record["options"] = {key: getattr(options, key) for key in _RECORDED}
+    if options.impl == "axolotl":
+        record["options"] |= peers_axolotl.options()
     for name in names:
         peer_record, first_step = attempt(peer, works.pop(name))
         record["works"][name] = peer_record
@@ -186,7 +191,7 @@ def _config(peer: Peer, work: Workload, micro_batches: int, cuda: bool, output: 
     settings = {
         "output_dir": output, "per_device_train_batch_size": batch, "gradient_accumulation_steps": micro_batches,
         "max_steps": options.steps, "learning_rate": RATE, "lr_scheduler_type": "constant", "warmup_steps": 0,
-        "weight_decay": 0.0, "max_grad_norm": 1.0, "optim": "adamw_torch_fused", "bf16": cuda, "use_cpu": not cuda,
+        "weight_decay": 0.0, "max_grad_norm": 1.0, "optim": options.optim, "bf16": cuda, "use_cpu": not cuda,
         "max_length": peer.longest, "completion_only_loss": True, "use_liger_kernel": options.impl == "liger",
         "train_sampling_strategy": "sequential", "dataloader_num_workers": options.workers, "seed": 0,
         "logging_steps": 1, "report_to": "none", "save_strategy": "no", "disable_tqdm": True,
@@ -222,13 +227,22 @@ def _load_plain(options: argparse.Namespace) -> tuple[Any, Any]:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    cuda = torch.cuda.is_available()
-    model = AutoModelForCausalLM.from_pretrained(
+    cuda, axolotl = torch.cuda.is_available(), options.impl == "axolotl"
+    if axolotl:
+        peers_axolotl.before_loading(options.model)
+    model: Any = AutoModelForCausalLM.from_pretrained(
         options.model, dtype=torch.bfloat16 if cuda else torch.float32, attn_implementation="sdpa",
         device_map={"": 0} if cuda else None,
     )  # fmt: skip
-    lora = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=LINEARS, task_type="CAUSAL_LM")
-    return get_peft_model(model, lora), AutoTokenizer.from_pretrained(options.model)
+    lora = LoraConfig(
+        r=options.rank, lora_alpha=options.alpha, target_modules=LINEARS, task_type="CAUSAL_LM",
+        use_rslora=options.rslora, use_dora=options.dora,
+    )  # fmt: skip
+    # No prepare_model_for_kbit_training: it makes the embedding fp32, and the trainer prepares checkpointing itself.
+    model = get_peft_model(model, lora)
+    if axolotl:
+        peers_axolotl.after_loading(model, options.model)
+    return model, AutoTokenizer.from_pretrained(options.model)
 
 
 def _load_unsloth(options: argparse.Namespace, longest: int) -> tuple[Any, Any]:
@@ -236,23 +250,27 @@ def _load_unsloth(options: argparse.Namespace, longest: int) -> tuple[Any, Any]:
     from unsloth import FastModel
 
     model, tokenizer = FastModel.from_pretrained(
-        str(options.model), max_seq_length=longest, load_in_4bit=False, full_finetuning=False, local_files_only=True,
-        dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32,
+        str(options.model), max_seq_length=longest, load_in_4bit=options.nf4, full_finetuning=False,
+        local_files_only=True, dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32,
     )  # fmt: skip
     checkpointing = {"off": False, "true": True, "unsloth": "unsloth"}[options.gc]
     model = FastModel.get_peft_model(
-        model, r=RANK, lora_alpha=ALPHA, lora_dropout=0, bias="none", target_modules=LINEARS, random_state=0,
-        use_gradient_checkpointing=checkpointing,
+        model, r=options.rank, lora_alpha=options.alpha, lora_dropout=0, bias="none", target_modules=LINEARS,
+        random_state=0, use_gradient_checkpointing=checkpointing, use_rslora=options.rslora, use_dora=options.dora,
     )  # fmt: skip
     return model, getattr(tokenizer, "tokenizer", tokenizer)
 
 
-def _set_adapter(model: Any, folder: Path) -> None:
-    """Give the adapter its initial weights. Raises ValueError unless the file names all of them and nothing else."""
+def _set_adapter(model: Any, folder: Path, dora: bool) -> None:
+    """Give the adapter its initial weights; LoRA leaves out a file's magnitudes.
+
+    Raises ValueError unless the file names all of them and nothing else.
+    """
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    weights = load_file(folder / "adapter_model.safetensors")
+    held = load_file(folder / "adapter_model.safetensors")
+    weights = {key: weight for key, weight in held.items() if dora or "magnitude" not in key}
     result: Any = set_peft_model_state_dict(model, weights)
     missing = [key for key in result.missing_keys if "lora_" in key]
     trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
@@ -299,13 +317,19 @@ def _environment(options: argparse.Namespace) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
-    parser.add_argument("--impl", required=True, choices=("unsloth", "trl", "liger"))
+    parser.add_argument("--impl", required=True, choices=("unsloth", "trl", "liger", "axolotl"))
     parser.add_argument("--model", required=True, type=Path, help="folder of the model and its tokenizer")
     parser.add_argument("--rows", required=True, type=Path, help="folder of NAME.jsonl, a workload each")
     parser.add_argument("--works", required=True, help="workloads, with commas")
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--adapter", required=True, type=Path, help="folder of the initial adapter, as PEFT saves it")
     parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--rank", type=int, default=RANK)
+    parser.add_argument("--alpha", type=int, default=ALPHA)
+    parser.add_argument("--rslora", action="store_true")
+    parser.add_argument("--dora", action="store_true")
+    parser.add_argument("--optim", default="adamw_torch_fused", help="the optimiser, as transformers names it")
+    parser.add_argument("--nf4", action="store_true", help="the folder's linears are in bitsandbytes' NF4")
     parser.add_argument("--gc", choices=("off", "true", "unsloth"), default="off", help="gradient checkpointing")
     parser.add_argument("--pack", action="store_true", help=f"TRL's packing, to {PACK_TOKENS:,} tokens")
     parser.add_argument("--padded", action="store_true", help="Unsloth's padded batches instead of padding-free ones")

@@ -21,6 +21,7 @@ PACKAGES = (
     "unsloth==2026.10.9", "unsloth_zoo==2026.10.9", "trl==1.15.0", "datasets==4.8.5", "bitsandbytes==0.50.2",
     "liger-kernel==0.8.5", "dill==0.4.1", "multiprocess==0.70.19", "cut-cross-entropy==25.1.1", "msgspec==0.22.0",
     "nest-asyncio==1.6.0", "tyro==1.0.17", "docstring-parser==0.18.0", "typeguard==4.6.0",
+    "axolotl==0.19.0", "addict==2.4.0",
 )  # fmt: skip
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_24_x86_64", "manylinux_2_17_x86_64",
              "manylinux2014_x86_64", "manylinux1_x86_64")  # fmt: skip
@@ -67,10 +68,13 @@ def bundle(wheels: list[Path], target: Path) -> None:
 
 
 def is_kept(name: str) -> bool:
-    """Whether a wheel's file travels: not Unsloth's applications, and bitsandbytes for one CUDA version and the CPU."""
+    """Whether a wheel's file travels: not Unsloth's applications, of Axolotl what its kernels import, and bitsandbytes
+    for one CUDA version and the CPU."""
     folder, _, rest = name.partition("/")
     if folder in ("studio", "unsloth_cli") or ".data/" in name:
         return False
+    if folder == "axolotl":
+        return rest == "__init__.py" or rest.startswith(("kernels/", "monkeypatch/", "utils/"))
     library = folder == "bitsandbytes" and rest.startswith("libbitsandbytes")
     return not library or rest in (f"libbitsandbytes_cuda{CUDA}.so", "libbitsandbytes_cpu.so")
 
