@@ -64,6 +64,13 @@ def test_rows_in_8_bits(dtype: torch.dtype) -> None:
     assert torch.equal(rows.rows(ids), rows.tile(0, 20000)[ids])
 
 
+@pytest.mark.parametrize("width", [1, 5, 1030])
+def test_rows_of_host_memory_read_by_the_gpu(width: int) -> None:
+    embedding_triton = pytest.importorskip("dozan.kernels.embedding_triton")
+    table, ids = torch.randn(9, width), torch.tensor([8, 0, 3, 3])
+    assert torch.equal(embedding_triton.gather(table, ids), table[ids])
+
+
 def test_rows_of_host_memory_are_the_weight_s() -> None:
     weight = torch.randn(30, 4)
     rows = HostRows.of(weight, CPU)

@@ -247,13 +247,13 @@ def test_offload_without_recomputation_is_refused(dial: str) -> None:
         recipe("train.offload=true", f"train.recompute={dial}")
 
 
-def test_offload_is_never_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropout_alone_is_never_captured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passes, "attends_in_triton", lambda device, head_dim: True)
     monkeypatch.setattr(passes, "GraphedPasses", lambda model, recompute, scale: "graphed")
     model = tiny_model()
-    assert passes.make_passes(model, recipe("train.recompute=3")) == "graphed"
-    eager = passes.make_passes(model, recipe("train.recompute=3", "train.offload=true"))
-    assert isinstance(eager, passes.EagerPasses)
+    for change in ("train.recompute=3", "train.offload=true"):
+        assert passes.make_passes(model, recipe("train.recompute=3", change)) == "graphed"
+    assert isinstance(passes.make_passes(model, recipe("adapter.dropout=0.1")), passes.EagerPasses)
 
 
 def test_the_benchmark_of_depth(tmp_path: Path) -> None:
@@ -265,3 +265,17 @@ def test_the_benchmark_of_depth(tmp_path: Path) -> None:
     assert len(set(grown["offload"])) == 1 and grown["none"][0] > grown["layers"][0] > grown["offload"][0]
     assert all(run["equal"] for run in record["runs"])
     assert (tmp_path / "depth.svg").read_text(encoding="utf-8").startswith('<svg xmlns="http://www.w3.org/2000/svg"')
+
+
+def test_no_buffer_is_ever_let_go() -> None:
+    """A captured graph copies to the addresses that it saw, also after a longer pack asked for longer buffers."""
+    memory = HostMemory(CPU)
+    small = [memory.take(100) for _ in range(3)]
+    for buffer in small:
+        memory.give(buffer)
+    large = [memory.take(1000) for _ in range(3)]
+    assert not {b.data_ptr() for b in small} & {b.data_ptr() for b in large}
+    for buffer in large:
+        memory.give(buffer)
+    again = {memory.take(100).data_ptr() for _ in range(3)}
+    assert again == {b.data_ptr() for b in small}, "short inputs go into short buffers"

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dozan.kernels.precision import has_triton
+
 _ROWS = 1 << 14
 """Rows quantised at a time."""
 
@@ -84,7 +86,12 @@ class HostRows:
         return self.weight[begin:end].to(self.device, non_blocking=True)
 
     def rows(self, ids: Tensor) -> Tensor:
-        """The rows of ids int64 [T]: [T, D]. Waits for the ids, which the host must know."""
+        """The rows of ids int64 [T]: [T, D]. A GPU with Triton reads them from host memory itself; else the host must
+        know the ids, and waits for them."""
+        if has_triton(self.device):
+            from dozan.kernels.embedding_triton import gather
+
+            return gather(self.weight, ids)
         return self.weight[ids.cpu()].to(self.device)
 
 

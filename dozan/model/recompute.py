@@ -38,6 +38,8 @@ class HostMemory:
 
     Buffers are flat and sized in powers of two, as PyTorch pins memory: packs differ in length, and a buffer that is
     large enough serves any. A buffer is free as soon as its copy back is asked for, since the stream keeps the order.
+    None is ever let go: a captured graph copies to the addresses that it has seen, and PyTorch gives memory that is
+    free back to the system whenever another graph is captured.
     For a model on a CPU the same is done in plain memory, without streams.
     """
 
@@ -49,10 +51,10 @@ class HostMemory:
 
     def take(self, size: int) -> Tensor:
         """A buffer of at least `size` bytes, uint8, whatever it holds."""
-        buffer = self._free.pop() if self._free else None
-        if buffer is None or len(buffer) < size:
-            buffer = torch.empty(1 << (size - 1).bit_length(), dtype=torch.uint8, pin_memory=self._pinned)
-        return buffer
+        fitting = [place for place, buffer in enumerate(self._free) if len(buffer) >= size]
+        if fitting:
+            return self._free.pop(min(fitting, key=lambda place: len(self._free[place])))
+        return torch.empty(1 << (size - 1).bit_length(), dtype=torch.uint8, pin_memory=self._pinned)
 
     def give(self, buffer: Tensor) -> None:
         """Take back a buffer whose last copy was asked for."""

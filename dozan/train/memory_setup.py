@@ -77,7 +77,7 @@ class Setup:
     def graphs(self) -> bool:
         """The passes are captured as CUDA graphs (`train.passes.make_passes`)."""
         fixed = self.path == "triton" and not self.adapter.dropout
-        return fixed and not self.offload and self.embedding != "cpu" and not self.eager
+        return fixed and not self.eager
 
     @property
     def on_cpu(self) -> bool:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from dozan.kernels import attends_in_triton, pack_attention, pack_multiple, supervised_cross_entropy
-from dozan.kernels.embedding import HostRows
 from dozan.kernels.precision import capability, has_triton
 from dozan.model.adapter import adapter_parameters, set_dropout
 from dozan.model.gemma3 import Gemma3
@@ -37,17 +36,15 @@ class Passes(Protocol):
 def make_passes(model: Gemma3, recipe: Recipe, scale: LossScale | None = None) -> Passes:
     """The passes for this model on its device.
 
-    Captured only with Triton's attention, whose shapes depend on a pack's length alone; without dropout, which draws
-    from generators on the host; without offload, whose copies on a second stream are not proven within a graph; and
-    with the embedding on the GPU, for the host must know ids to find their rows.
+    Captured only with Triton's attention, whose shapes depend on a pack's length alone, and without dropout, which
+    draws from generators on the host.
 
     Raises InputError when `train.recompute` is more than the model's layers.
     """
     device = model.device
     recompute = Recompute.of(recipe.train, model.config.num_hidden_layers, device)
     fixed = attends_in_triton(device, model.config.head_dim)
-    on_host = isinstance(model.embedding, HostRows)
-    if fixed and not recipe.adapter.dropout and recompute.memory is None and not on_host:
+    if fixed and not recipe.adapter.dropout:
         return GraphedPasses(model, recompute, scale)
     return EagerPasses(model, recompute, scale)
 
