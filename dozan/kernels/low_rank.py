@@ -48,9 +48,10 @@ class _LowRank(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:  # fmt: skip
         dense, a, b, magnitudes = _split(parts, len(norms))
         factors = [None if n is None else m / n for m, n in zip(magnitudes, norms, strict=True)]
-        wide_a = torch.cat(list(a)).to(x.dtype) if len(a) > 1 else a[0].to(x.dtype)
+        # A is scaled and not the larger x Aᵀ; with A's gradient scaled in turn, nothing else knows of the scale.
+        wide_a = _scaled(torch.cat(list(a)) if len(a) > 1 else a[0], scale, x.dtype)
         narrow_b = [_folded(one, c, x.dtype) for one, c in zip(b, factors, strict=True)]
-        low = torch.mm(x if z is None else z, wide_a.t()).mul_(scale)
+        low = torch.mm(x if z is None else z, wide_a.t())
         ctx.scale, ctx.ranks, ctx.weights = scale, [len(one) for one in a], weights
         outs = tuple(
             torch.mm(x, _weight(w, d, c, x.dtype).t()).addmm_(p, n.t())
@@ -69,8 +70,7 @@ class _LowRank(torch.autograd.Function):
         d_low = torch.empty_like(low)
         for grad, narrow_b, part in zip(grads, b, d_low.split(ctx.ranks, dim=1), strict=True):
             torch.mm(grad, narrow_b, out=part)
-        d_low.mul_(ctx.scale)
-        d_a = _wide(d_low.t(), x if z is None else z).split(ctx.ranks)
+        d_a = _wide(d_low.t(), x if z is None else z).mul_(ctx.scale).split(ctx.ranks)
         d_b = [_by_row(_wide(g.t(), part), c)
                for g, part, c in zip(grads, low.split(ctx.ranks, dim=1), factors, strict=True)]  # fmt: skip
         d_m = [None if m is None else column_dots(g, y).div_(m)
@@ -93,6 +93,11 @@ class _LowRank(torch.autograd.Function):
 
 def _split(values: Sequence[Any], size: int) -> list[Sequence[Any]]:
     return [values[i : i + size] for i in range(0, len(values), size)]
+
+
+def _scaled(x: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    """x times a scale in `dtype`, rounded once."""
+    return torch.mul(x, scale, out=torch.empty(x.shape, dtype=dtype, device=x.device))
 
 
 def _by_row(x: Tensor, factor: Tensor | None) -> Tensor:

@@ -152,13 +152,9 @@ class LayerTape:
         if s.adapter.dropout:
             saved += [self._block(s.tokens, inputs), self._block(s.tokens, inputs)]
         wide = self._block(count * rank, inputs, number=WIDE) if count > 1 else None
-        if s.compute_bytes < WIDE:
-            saved.append(self._block(count * rank, inputs))
-            self.tape.free(wide)
-            saved += [self._block(size, rank) for size in outputs]
-        elif wide is not None:
-            saved.append(wide)
-        if s.compute_bytes == WIDE and s.adapter.dora:
+        saved.append(self._block(count * rank, inputs))
+        self.tape.free(wide)
+        if s.compute_bytes < WIDE or s.adapter.dora:
             saved += [self._block(size, rank) for size in outputs]
         if s.adapter.dora:
             saved += [self._block(size, number=WIDE) for size in outputs]
