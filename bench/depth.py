@@ -214,10 +214,10 @@ def drawing(runs: Sequence[Run]) -> str:
     return standalone(line_chart(lines, "Memory of activations in GiB by layers", "layers"), lines, ", GiB")
 
 
-def standalone(svg: str, lines: Sequence[Line], unit: str = "", left: int = 70) -> str:
-    """A chart with its style and its key at `left`, for a file of its own."""
+def standalone(svg: str, lines: Sequence[Line], unit: str = "", left: int = 70, top: int = 26) -> str:
+    """A chart with its style and its key at `left` and `top`, for a file of its own."""
     key = "".join(
-        f'<text x="{left}" y="{26 + 16 * i}" style="fill: var(--c{line.colour})">{line.name}{unit}</text>'
+        f'<text x="{left}" y="{top + 16 * i}" style="fill: var(--c{line.colour})">{line.name}{unit}</text>'
         for i, line in enumerate(lines)
     )
     opened, rest = svg.removeprefix("<svg ").split(">", 1)

@@ -12,13 +12,12 @@ import argparse
 import json
 import random
 import statistics
-import subprocess
-import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from bench.processes import Processes, over_seeds, serve
 
 VARIANTS = {
     "as given": [],
@@ -32,12 +31,13 @@ FEWEST_TOOLS = 4
 
 def main() -> None:
     options = _options()
-    if options.variant is not None:
-        print(json.dumps(one(options.variant, options.seed, options.rows, options.epochs)))
-        return
+    if options.serve:
+        return serve(lambda job: one(job["variant"], job["seed"], options.rows, options.epochs))
     jobs = [(name, seed) for name in VARIANTS for seed in SEEDS]
-    with ThreadPoolExecutor(options.together) as pool:
-        found = list(pool.map(lambda job: _apart(job, options), jobs))
+    arguments = ["--serve", "--rows", str(options.rows), "--epochs", str(options.epochs)]
+    with Processes("bench.order", arguments, options.together) as processes:
+        asked = [processes.submit({"variant": name, "seed": seed}) for name, seed in jobs]
+        found = [answer.result() for answer in asked]
     record = {
         "what": f"{options.rows} Arabic rows, {options.epochs:g} epochs, 32 a step, the embedded base; strict of 400 "
         "test rows for seeds 0, 1, 2",
@@ -92,24 +92,13 @@ def sampled(row: Any) -> Any:
     return replace(row, tools=tuple(tools))
 
 
-def _apart(job: tuple[str, int], options: argparse.Namespace) -> dict[str, Any]:
-    name, seed = job
-    command = [sys.executable, "-m", "bench.order", "--variant", name, "--seed", str(seed),
-               "--rows", str(options.rows), "--epochs", str(options.epochs)]  # fmt: skip
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(name, seed, found, file=sys.stderr, flush=True)
-    return found
-
-
 def _summary(found: list[dict[str, Any]]) -> dict[str, Any]:
     """The mean and spread over seeds of what a variant came to."""
     summary: dict[str, Any] = {"sharing": found[0]["sharing"], "steps": found[0]["steps"]}
     for key in ("strict", "strict as given"):
         scores = [one[key] for one in found if one[key] is not None]
         if scores:
-            summary[key] = {"mean": round(statistics.mean(scores), 4), "seeds": scores,
-                            "spread": round(statistics.stdev(scores), 4)}  # fmt: skip
+            summary[key] = over_seeds(scores)
     return summary
 
 
@@ -119,8 +108,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=8000)
     parser.add_argument("--epochs", type=float, default=2.0)
     parser.add_argument("--together", type=int, default=6, help="runs at a time")
-    parser.add_argument("--variant", choices=VARIANTS, help="one run only, its figures as JSON")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--serve", action="store_true", help="answer jobs from stdin, for the runs side by side")
     return parser.parse_args()
 
 

@@ -55,11 +55,11 @@ def check() -> int:
 
 
 def write_adapter(options: argparse.Namespace) -> None:
-    """The adapter as every run begins: A random, B zero."""
+    """The adapter as every run begins: A random, B zero, with DoRA the rows' norms as magnitudes."""
     from dozan.model.adapter import attach
     from dozan.model.weights import load_model, save_adapter
 
-    model, recipe = load_model(options.model), _recipe(1)
+    model, recipe = load_model(options.model), _recipe(1, options.dora)
     attach(model, recipe.adapter, options.seed)
     save_adapter(options.adapter, model, recipe.adapter, "random")
 
@@ -77,7 +77,8 @@ def measure(options: argparse.Namespace, work: Workload) -> tuple[dict[str, Any]
     from dozan.train.plan import Prepared, make_plan, total_weight
     from dozan.train.state import Trainee
 
-    model, recipe = _model(options), _recipe(work.batch)
+    recipe = _recipe(work.batch, options.dora)
+    model = _model(options, recipe)
     rows = [Tokens(str(i), row.ids, tuple(map(float, row.mask))) for i, row in enumerate(work.rows)]
     cuda = torch.cuda.is_available()
     _free(cuda)
@@ -110,7 +111,8 @@ def measure(options: argparse.Namespace, work: Workload) -> tuple[dict[str, Any]
     return rounded, ends[0]
 
 
-def _model(options: argparse.Namespace) -> Any:
+def _model(options: argparse.Namespace, recipe: Any) -> Any:
+    """The base with the initial adapter. Raises ValueError when that is none of this recipe."""
     import torch
 
     from dozan.model.weights import load_adapter, load_model
@@ -118,7 +120,10 @@ def _model(options: argparse.Namespace) -> Any:
     cuda = torch.cuda.is_available()
     dtype = options.dtype or ("bfloat16" if cuda else "float32")
     model = load_model(options.model, dtype).to("cuda" if cuda else "cpu")
-    load_adapter(options.adapter, model)
+    held = load_adapter(options.adapter, model)
+    if held != recipe.adapter:
+        raise ValueError(f"{options.adapter}: holds {held}, the run is for {recipe.adapter}; write it with --init, "
+                         "and give --dora to both or to none")  # fmt: skip
     return model
 
 
@@ -128,14 +133,16 @@ def _compile(options: argparse.Namespace) -> list[Any]:
     from dozan.recipe import override
     from dozan.train.prepare import compile_kernels
 
-    recipe = override(_recipe(1), [] if options.dtype is None else [f"train.dtype={options.dtype}"])
+    settings = [] if options.dtype is None else [f"train.dtype={options.dtype}"]
+    recipe = override(_recipe(1, options.dora), settings)
     return compile_kernels(recipe, read_config(options.model))
 
 
-def _recipe(batch: int) -> Any:
+def _recipe(batch: int, dora: bool) -> Any:
     from dozan.recipe import Recipe, override
 
-    values = {"adapter.rank": RANK, "adapter.alpha": ALPHA, "train.batch_size": batch, "train.pack_tokens": PACK_TOKENS}
+    values = {"adapter.rank": RANK, "adapter.alpha": ALPHA, "adapter.dora": str(dora).lower(),
+              "train.batch_size": batch, "train.pack_tokens": PACK_TOKENS}  # fmt: skip
     return override(Recipe(), [f"{key}={value}" for key, value in values.items()])
 
 
@@ -172,6 +179,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--dtype", help="of the base; bfloat16 on a GPU, float32 on a CPU if left out")
     parser.add_argument("--seed", type=int, default=0, help="of the initial adapter")
+    parser.add_argument("--dora", action="store_true", help="the adapter is DoRA's, with magnitudes")
     parser.add_argument("--curve", action="store_true", help="record every step's loss")
     parser.add_argument("--init", action="store_true", help="write the initial adapter instead")
     parser.add_argument("--check", action="store_true", help="run the ops' tests instead")
