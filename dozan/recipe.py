@@ -100,10 +100,11 @@ class TrainRecipe(_Section):
 class ModelRecipe(_Section):
     """How the frozen base is held. `quantise`: nf4 keeps its linears in 4 bits, doubly quantised; a checkpoint that is
     so already stays so. `embedding`, which is the head too: on the GPU as it is, there in 8 bits, or in pinned host
-    memory, from which the loss streams it."""
+    memory, from which the loss streams it; auto takes the first of these with which the run fits its GPU, and leaves
+    it as it is on a CPU."""
 
     quantise: Literal["none", "nf4"] = "none"
-    embedding: Literal["gpu", "int8", "cpu"] = "gpu"
+    embedding: Literal["auto", "gpu", "int8", "cpu"] = "auto"
 
 
 class Recipe(_Section):

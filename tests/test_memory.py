@@ -226,13 +226,15 @@ def test_the_longest_row_is_the_longest() -> None:
 def test_a_run_has_its_dial_settled_and_recorded() -> None:
     model, plan = tiny_model(), make_plan(Recipe(), tree_rows())
     attach(model, AdapterRecipe(), 0)
-    assert settle(plan, model).recipe.train.recompute == 0
-    asked = make_plan(override(Recipe(), ["train.recompute=3"]), tree_rows())
-    assert settle(asked, model) is asked
+    found = settle(plan, model)
+    assert found.plan.recipe.train.recompute == 0 and found.plan.recipe.model.embedding == "gpu" and found.fit is None
+    asked = make_plan(override(Recipe(), ["train.recompute=3", "model.embedding=cpu"]), tree_rows())
+    assert settle(asked, model).plan is asked
     setup = setup_of("1b", 12, 4096, 512)
     note = dial_note(fit(setup, predict(replace(setup, recompute=5)).total))
     assert note.startswith("recompute 5 of 12 layers: ") and note.endswith(" GiB for packs of up to 4,096 tokens")
-    assert fingerprint(plan.recipe, plan.rows, (), "b") == fingerprint(settle(plan, model).recipe, plan.rows, (), "b")
+    prints = [fingerprint(each.recipe, plan.rows, (), "b") for each in (plan, found.plan)]
+    assert [key for key in prints[0] if prints[0][key] != prints[1][key]] == ["model.embedding"]
 
 
 @pytest.mark.parametrize("sampled", [1, 64])

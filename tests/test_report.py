@@ -13,11 +13,13 @@ import pytest
 from test_evaluate import pair
 from test_score import PAY, hand_made, row, score
 
+import dozan
 from dozan.errors import InputError
 from dozan.html.charts import Line, bar, line_chart, thin, ticks
 from dozan.judge.compare import compare
 from dozan.judge.report import report_run, verdict, write_report
 from dozan.judge.summary import Scores
+from dozan.train.memory_record import record
 
 METRICS = [
     *({"step": i, "train/loss": 3.0 / i, "train/learning_rate": 1e-3, "train/grad_norm": 0.5} for i in range(1, 30)),
@@ -138,6 +140,26 @@ def test_a_run_folder_is_reported_on(tmp_path: Path) -> None:
     report_run(tmp_path / "report.html", run, pair())
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "tiny, tuned" in text and "secret-key" not in text and 'class="chart"' in text
+
+
+def test_a_run_shows_its_memory_and_what_it_did_for_it(tmp_path: Path) -> None:
+    plan = dozan.plan(model="12b", gpu="t4", quantise="nf4")
+    memory = record("a <base>", plan.card.name, plan.card.bytes, plan.fit)
+    retries = [{"step": 8, "tokens": 913, "rows": 4, "pack_tokens": 456, "recompute": 0, "offload": False}]
+    facts = {"base": "b", "memory": memory, "oom_retries": retries, "adapted": ["adapter.rank=32"]}
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    (tmp_path / "metrics.jsonl").write_text("")
+    report_run(tmp_path / "report.html", tmp_path, pair())
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = parse(text)
+    shown = plain(text)
+    assert f"{plan.fit.table.total:,}" in shown and "frozen linears" in shown and "a &lt;base&gt; (NF4)" in shown
+    assert "step 8: packs of at most 456 tokens" in shown and "adapter.rank=32" in shown
+    assert sum(found.get("class") == "bar" for tag, found in page.seen if tag == "svg") > 0
+    for missing in (None, {}):
+        (tmp_path / "run.json").write_text(json.dumps(facts | {"memory": missing}))
+        report_run(tmp_path / "report.html", tmp_path, pair())
+        assert "<h2>Memory</h2>" not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_ticks_are_round_and_cover() -> None:

@@ -131,11 +131,11 @@ def test_head_sizes_that_triton_takes(size: int, there: bool, card: dict[str, tu
 
 def test_bfloat16_is_refused_where_it_is_emulated(card: dict[str, tuple[int, int]]) -> None:
     wanted = override(Recipe(), ["train.dtype=bfloat16"])
-    assert prepare._dtype(wanted, GPU) == torch.bfloat16 == prepare._dtype(wanted, torch.device("cpu"))
+    assert prepare.dtype_of(wanted, GPU) == torch.bfloat16 == prepare.dtype_of(wanted, torch.device("cpu"))
     card["capability"] = (7, 5)
     with pytest.raises(InputError, match="bfloat16: this GPU .* works: float16"):
-        prepare._dtype(wanted, GPU)
-    assert prepare._dtype(override(Recipe(), ["train.dtype=float16"]), GPU) == torch.float16
+        prepare.dtype_of(wanted, GPU)
+    assert prepare.dtype_of(override(Recipe(), ["train.dtype=float16"]), GPU) == torch.float16
 
 
 def test_precision_t4_sets_the_dtype_and_the_capability(

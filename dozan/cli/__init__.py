@@ -79,6 +79,9 @@ def train(
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the whole recipe and leave.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Train on rows that the checks refuse; recorded.")] = False,
     precision: Annotated[str, typer.Option(help="t4: float16 as on a T4, on any GPU.", metavar="auto|t4")] = "auto",
+    adapt: Annotated[
+        bool, typer.Option("--adapt", help="May change the training to make it fit the GPU; recorded.")
+    ] = False,
 ) -> None:
     """Train an adapter on rows; rows that are held out measure its loss."""
     if print_config:
@@ -88,7 +91,8 @@ def train(
     elif data is None:
         raise InputError("--data is missing: name a JSONL file of rows, for example --data rows.jsonl")
     else:
-        dozan.train(data, model, out, recipe, settings or (), eval_data, force=force, precision=precision)
+        may = adapt or (_agrees if sys.stdin.isatty() and sys.stdout.isatty() else False)
+        dozan.train(data, model, out, recipe, settings or (), eval_data, force=force, precision=precision, adapt=may)
 
 
 app.command()(plan)
@@ -157,6 +161,12 @@ def run(
     from dozan.terminal import chat
 
     chat(model, prompt, tools, max_new_tokens)
+
+
+def _agrees(missing: str) -> bool:
+    """Whether who sits at the terminal lets the training be changed, told what is missing and what would do."""
+    typer.echo(missing)
+    return typer.confirm("Change the training as above, so that it fits?")
 
 
 def _recipe_of(model: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dozan.errors import InputError
 from dozan.html.charts import Line, bar, line_chart
+from dozan.html.memory import memory_section
 from dozan.html.page import definitions, isolated, page, show_calls
 from dozan.judge.compare import COLUMNS, TITLES, Comparison, Figure, Paired, compare, describe_pair
 from dozan.judge.summary import FAULTS, RowScore, Scores
@@ -32,6 +33,8 @@ _MEANING = {
     "parse_failure": "the answer is malformed", "missed_call": "a call is missing", "false_call": "a call too many",
     "wrong_name": "another tool was called", "off_schema_key": "an argument the tool does not have",
     "missing_required": "a required argument is missing", "type_error": "a value of another type",
+    "ungrounded": "a value that stands nowhere in the conversation", "wrong_language": "a value in another script",
+    "wrong_year": "the right day of another year", "digits": "the same value in other digits",
     "wrong_value": "another value", "missing_optional": "an optional argument is missing",
     "extra_argument": "an optional argument too many", "surface_form": "the same value, written otherwise",
 }  # fmt: skip
@@ -40,12 +43,14 @@ _COLOURS = 5
 
 
 def write_report(
-    path: str | Path, title: str, runs: Runs, metrics: Sequence[Mapping[str, Json]], facts: Mapping[str, Json]
-) -> None:
+    path: str | Path, title: str, runs: Runs, metrics: Sequence[Mapping[str, Json]], facts: Mapping[str, Json],
+    memory: Mapping[str, Json] | None = None,
+) -> None:  # fmt: skip
     """Writes the page. `runs`: scores by name, the baseline first, the model in question second, others after.
 
     `metrics` are the records of metrics.jsonl; `facts` (recipe, versions, sizes) are listed at the end, a mapping in
-    them as a section of its own. Raises InputError when the runs were not scored on the same rows.
+    them as a section of its own; `memory` is the run's plan of its GPU's memory, if it had one. Raises
+    InputError when the runs were not scored on the same rows.
     """
     comparison = compare(runs)
     subject = list(runs)[min(1, len(runs) - 1)]
@@ -56,6 +61,7 @@ def write_report(
         _groups(runs),
         _errors(runs, subject),
         _changes(comparison, runs),
+        f"<section><h2>Memory</h2>{memory_section(memory)}</section>" if memory else "",
         _facts(facts),
     )
     path = Path(path)
@@ -74,8 +80,17 @@ def report_run(path: str | Path, run: str | Path, runs: Runs, title: str = "") -
         metrics = [json.loads(line) for line in lines]
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: not a run that can be reported on ({error}); give a run folder") from None
-    shown = {name: value for name, value in facts.items() if name not in ("fingerprint", "state")}
-    write_report(path, title or f"{Path(str(facts.get('base', ''))).name}, tuned", runs, metrics, shown)
+    shown = {name: value for name, value in facts.items() if name not in ("fingerprint", "state", "memory")}
+    if "oom_retries" in shown:
+        shown["oom_retries"] = [_retry(retry) for retry in shown["oom_retries"]]
+    title = title or f"{Path(str(facts.get('base', ''))).name}, tuned"
+    write_report(path, title, runs, metrics, shown, facts.get("memory"))
+
+
+def _retry(retry: Mapping[str, Json]) -> str:
+    """One retry of a step that memory did not do for, as run.json has it."""
+    again = f", {retry['recompute']} layers computed again" if retry["recompute"] else ""
+    return f"step {retry['step']}: packs of at most {retry['pack_tokens']:,} tokens{again}"
 
 
 def verdict(comparison: Comparison) -> str:

@@ -35,7 +35,7 @@ class HeldEmbedding(nn.Module):
 @torch.no_grad()
 def hold_embedding(model: Gemma3, recipe: ModelRecipe, device: torch.device) -> None:
     """Put the model's embedding where the recipe says, for passes on `device`."""
-    if recipe.embedding == "gpu":
+    if recipe.embedding in ("auto", "gpu"):
         return
     weight = model.model.embed_tokens.weight
     assert isinstance(weight, Tensor)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,16 +28,20 @@ from dozan.train import passes
 from dozan.train import run as run_folder
 from dozan.train.health import explain, require_few_skipped
 from dozan.train.live import Event, OnEvent, memory_bytes, reporter
+from dozan.train.memory_choice import Adapt, fitted
+from dozan.train.memory_record import record_run
 from dozan.train.memory_run import rehearse, settle
 from dozan.train.plan import Plan, Prepared
 from dozan.train.prepare import Base, Split, prepare, write_split
+from dozan.train.retry import PackTooLarge, Retry, describe, gradients, hopeless, make_room, resumed, smaller
 from dozan.train.signals import StopRequest
 from dozan.train.state import Progress, Trainee, restore_state, save_final, save_state
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run came to: losses are a supervised token's, `tokens` the rows' own, `seconds` the steps'."""
+    """What a run came to: losses are a supervised token's, `tokens` the rows' own, `seconds` the steps'; oom_retries:
+    times that a step was computed again in smaller packs, because memory did not do."""
 
     out: Path
     steps: int
@@ -49,6 +53,7 @@ class TrainResult:
     warmup_steps: int
     trainable_parameters: int
     resumed_from: int | None = None
+    oom_retries: int = 0
 
 
 class _Stopped(Exception):
@@ -59,7 +64,7 @@ def train(
     data: str | Path | Sequence[Example], model: str | Path | None = None, out: str | Path = "output/run",
     recipe: Recipe | str | None = None, overrides: Sequence[str] = (),
     eval_data: str | Path | Sequence[Example] | None = None, on_event: OnEvent | None = None, resume: bool = True,
-    force: bool = False, precision: str = "auto",
+    force: bool = False, precision: str = "auto", adapt: Adapt = False,
 ) -> TrainResult:  # fmt: skip
     """Train an adapter on rows, or go on with the unfinished run in `out`.
 
@@ -68,32 +73,40 @@ def train(
     value, a shipped name or a file; None picks `embedded`, `functiongemma-ar` or `gemma3-12b-trinity` by the model.
     on_event gets each event as a dict (`event`: plan, note, step, eval, done); without it they are shown. force: train
     on rows that the checks refuse; `overridden` in run.json then counts the errors by rule. precision: "t4" trains as
-    on a T4 whatever the GPU: float16, and only what runs from capability 7.5.
+    on a T4 whatever the GPU: float16, and only what runs from capability 7.5. adapt: when the run does not fit its
+    GPU, what changes the training may be changed (`dozan plan` shows it), or a function that is told what is missing
+    and answers; what was changed is `adapted` in run.json.
 
     Raises InputError for what cannot be used, and Interrupted when a signal stopped the run after its state was saved.
     """
     if precision not in ("auto", "t4"):
         raise InputError(f"precision {precision!r} is not known: 'auto' or 't4'")
     as_t4 = precision == "t4"
-    with reporter(on_event) as report, emulated(T4 if as_t4 else None):
+    with emulated(T4 if as_t4 else None):
         job = prepare(data, model, recipe, [*overrides, *["train.dtype=float16"] * as_t4], eval_data, force, out)
-        for note in job.notes:
-            report({"event": "note", "text": note})
-        model_to_train, out = job.open_model(), Path(out)
-        result = fit(model_to_train, job.plan, out, job.base, report, resume, job.split, job.overridden)
-        report({"event": "done", **asdict(result)})
-        return result
+        job = fitted(job, out, adapt)
+        with reporter(on_event) as report:
+            for note in job.notes:
+                report({"event": "note", "text": note})
+            result = fit(
+                job.open_model(), job.plan, Path(out), job.base, report, resume, job.split, job.overridden, job.adapted
+            )
+            report({"event": "done", **asdict(result)})
+            return result
 
 
 def fit(
     model: Gemma3, plan: Plan, out: Path, base: Base, report: OnEvent, resume: bool = True,
-    split: Split | None = None, overridden: Mapping[str, int] | None = None,
+    split: Split | None = None, overridden: Mapping[str, int] | None = None, adapted: Sequence[str] = (),
 ) -> TrainResult:  # fmt: skip
-    """Train an adapted model by a plan, in the run folder `out`; the rows of a `split` are kept there."""
-    asked, plan = plan.recipe, settle(plan, model)
+    """Train an adapted model by a plan, in the run folder `out`; the rows of a `split` are kept there. overridden and
+    adapted are recorded."""
+    asked, before = plan.recipe, run_folder.read_run(out)
+    plan, found = settle(resumed(plan, before), model)
     trainee = Trainee.of(model, plan.recipe, base.name)
-    run = _describe_run(plan, base) | {"overridden": dict(overridden or {})}
-    before = run_folder.read_run(out)
+    run = _describe_run(plan, base) | {"overridden": dict(overridden or {}), "adapted": list(adapted)}
+    run["memory"] = None if found is None else record_run(base.name, model.device, found)
+    run["oom_retries"] = [] if before is None else before.get("oom_retries", [])
     if before is not None and not resume:
         raise InputError(f"{out} holds a run already; choose another output folder, or let it resume")
     if before is not None:
@@ -112,18 +125,27 @@ def fit(
             report({"event": "note", "text": passes.engine(trainee.model, trainee.passes)})
         report(_plan_event(plan, trainee, start.step))
         rehearse(trainee, plan)
+
+        def retried(retry: Retry) -> None:
+            run["oom_retries"] = [*run["oom_retries"], asdict(retry)]
+            run_folder.write_run(out, run, asked)
+            report({"event": "note", "text": retry.text()})
+
         with StopRequest() as stop:
-            progress = _loop(trainee, plan, out, start, report, stop)
+            progress = _loop(trainee, plan, out, start, report, stop, retried)
         final = TrainResult(
             out, progress.step, progress.loss, progress.eval_loss, progress.tokens, progress.seconds, progress.skipped,
-            plan.warmup_steps, trainee.size, start.step if before is not None else None,
+            plan.warmup_steps, trainee.size, start.step if before is not None else None, len(run["oom_retries"]),
         )  # fmt: skip
         save_final(trainee, out)
         run_folder.write_run(out, run | {"state": "done", "final": {**asdict(final), "out": str(out)}}, asked)
     return final
 
 
-def _loop(trainee: Trainee, plan: Plan, out: Path, progress: Progress, report: OnEvent, stop: StopRequest) -> Progress:
+def _loop(
+    trainee: Trainee, plan: Plan, out: Path, progress: Progress, report: OnEvent, stop: StopRequest,
+    retried: Callable[[Retry], None],
+) -> Progress:  # fmt: skip
     step, prepared, clock = progress.step, plan.prepare(progress.step), _Clock()
     saved, launched = step or -1, deque[_Launched]()
 
@@ -143,6 +165,12 @@ def _loop(trainee: Trainee, plan: Plan, out: Path, progress: Progress, report: O
             launched.append(_launch(trainee, plan, step, prepared, stop))
         except _Stopped:
             _stop(trainee, out, finish(0), saved, stop)
+        except PackTooLarge as error:
+            progress = finish(0)
+            plan = _with_room(trainee, plan, out, progress, saved, error)
+            retried(describe(plan, trainee, error.batch, step))
+            prepared = replace(prepared, batches=plan.pack(prepared.rows))
+            continue
         step += 1
         # The next step's packs are made while a GPU computes this one.
         prepared = plan.prepare(step)
@@ -257,11 +285,14 @@ def optimiser_step(
 
 
 def accumulate(trainee: Trainee, prepared: Prepared, step: int, stop: StopRequest | None = None) -> Tensor:
-    """Add the gradients of the packs to the adapter; the step's loss, an fp32 scalar."""
+    """Add the gradients of the packs to the adapter; the step's loss, an fp32 scalar.
+
+    Raises PackTooLarge when memory does not do; those of earlier packs are there then.
+    """
     loss = torch.zeros((), device=trainee.model.device)
     trainee.model.train()
     for batch in prepared.batches:
-        loss += trainee.passes(batch, prepared.weight, step)
+        loss += gradients(trainee, batch, prepared.weight, step)
         if stop is not None and stop.requested:
             trainee.optimizer.zero_grad()
             raise _Stopped
@@ -284,6 +315,20 @@ def _evaluated(model: Gemma3, plan: Plan, progress: Progress) -> tuple[Progress,
     epoch = round(progress.step / plan.steps_per_epoch, 6)
     event: Event = {"step": progress.step, "epoch": epoch, "eval/loss": loss, "eval/seconds": seconds}
     return replace(progress, eval_loss=loss), event
+
+
+def _with_room(
+    trainee: Trainee, plan: Plan, out: Path, progress: Progress, saved: int, error: PackTooLarge
+) -> Plan:  # fmt: skip
+    """The plan with which the step is tried again, everything made ready for it. Raises InputError, after the last
+    good step was saved, when a row alone is too large."""
+    room = smaller(plan, trainee, error.batch)
+    make_room(trainee, room or plan)
+    if room is not None:
+        return room
+    if progress.step > saved:
+        save_state(trainee, out, progress)
+    raise InputError(f"{hopeless(trainee, error.batch, error)}. Stopped after step {progress.step}, saved in {out}")
 
 
 def _stop(trainee: Trainee, out: Path, progress: Progress, saved: int, stop: StopRequest) -> None:

@@ -18,13 +18,15 @@ SHORT, SMALL_RANK, FEW_TARGETS = 2048, 32, ("q_proj", "v_proj")
 @dataclass(frozen=True)
 class Measure:
     """A step of the protocol: `apply` gives the setup with it, or None where it changes nothing. settings: what it
-    sets in a recipe, as `--set` takes it. at_loading: it is too late for it once the model is loaded."""
+    sets in a recipe, as `--set` takes it. at_loading: it is too late for it once the model is loaded. of_dial: it goes
+    with recomputation, which must be left to be chosen."""
 
     name: str
     apply: Callable[[Setup], Setup | None]
     settings: tuple[str, ...]
     changes_training: bool = False
     at_loading: bool = False
+    of_dial: bool = False
 
 
 def _offload(setup: Setup) -> Setup | None:
@@ -65,7 +67,7 @@ def _few_targets(setup: Setup) -> Setup | None:
 
 
 PROTOCOL = (
-    Measure("inputs of layers in host memory", _offload, ("train.offload=true",)),
+    Measure("inputs of layers in host memory", _offload, ("train.offload=true",), of_dial=True),
     Measure("embedding in int8", _embedding("int8"), ("model.embedding=int8",), at_loading=True),
     Measure("embedding in host memory", _embedding("cpu"), ("model.embedding=cpu",), at_loading=True),
     Measure(f"rows and packs of {SHORT} tokens", _short,
@@ -101,6 +103,11 @@ class Fit:
     fits: bool
     steps: tuple[Given, ...]
     possible: bool
+
+    @property
+    def taken_changes(self) -> list[Given]:
+        """The steps that were chosen although they change the training."""
+        return [step for step in self.steps if step.taken and step.changes_training]
 
     @property
     def settings(self) -> tuple[str, ...]:

@@ -12,13 +12,13 @@ import torch
 
 from dozan.errors import InputError
 from dozan.kernels import training_dtype
-from dozan.model.files import read_json
 from dozan.model.gemma3 import Gemma3Config
 from dozan.model.hub import resolve_model
 from dozan.recipe import Recipe, load_recipe, override
 from dozan.train.cards import GIB, Card, card_like, card_named, tokens_per_second
 from dozan.train.memory_fit import Fit, budget_of, fit, longest_row
-from dozan.train.memory_run import dial_note, largest_pack, padded, refusal
+from dozan.train.memory_record import verdict
+from dozan.train.memory_run import dial_of, held_as, largest_pack, padded
 from dozan.train.memory_setup import Dtype, Quantise, Setup
 from dozan.train.memory_setup import Path as ComputePath
 from dozan.train.plan import Plan
@@ -70,7 +70,7 @@ class MemoryPlan:
     @property
     def verdict(self) -> str:
         """One sentence: that it fits and how, or what is missing and what would do."""
-        return f"fits: {dial_note(self.fit)}" if self.fit.fits else refusal(self.fit)
+        return verdict(self.fit)
 
     def to_dict(self) -> dict[str, Any]:
         """Every figure, as JSON takes it; sizes in bytes."""
@@ -129,7 +129,7 @@ def plan(
             from dozan.chat.tokenizer import Tokenizer
 
             chosen = choose_recipe(folder, Tokenizer.load(folder), recipe, overrides)
-    setup = _setup(config, chosen, card, planned, quantise or _held(chosen, folder))
+    setup = _setup(config, chosen, card, planned, quantise or held_as(chosen, folder))
     return _planned(named, chosen, card, gpus, setup, planned, adapt)
 
 
@@ -187,14 +187,11 @@ def _setup(config: Gemma3Config, recipe: Recipe, card: Card, planned: Plan | Non
     else:
         tokens = max(recipe.data.max_tokens, recipe.train.pack_tokens)
         supervised = max(1, round(_SUPERVISED_SHARE * tokens))
-    again = {"auto": 0, "none": 0, "layers": config.num_hidden_layers}.get(
-        str(recipe.train.recompute), recipe.train.recompute
-    )
-    assert isinstance(again, int)
     return Setup(
         config, recipe.adapter, *padded(tokens, supervised, _MULTIPLE[path]), dtype=_dtype(recipe, card),
-        recompute=min(again, config.num_hidden_layers), offload=recipe.train.offload, quantise=quantise,
-        embedding=recipe.model.embedding, optimiser=recipe.train.optimizer, path=path,
+        recompute=dial_of(recipe, config.num_hidden_layers), offload=recipe.train.offload, quantise=quantise,
+        embedding="gpu" if recipe.model.embedding == "auto" else recipe.model.embedding,
+        optimiser=recipe.train.optimizer, path=path,
     )  # fmt: skip
 
 
@@ -211,15 +208,6 @@ def _dtype(recipe: Recipe, card: Card) -> Dtype:
     if card.on_cpu:
         return "bfloat16" if training_dtype(torch.device("cpu")) == torch.bfloat16 else "float32"
     return "bfloat16" if card.capability >= (8, 0) else "float16"
-
-
-def _held(recipe: Recipe, folder: Path | None) -> Quantise:
-    """How the linears are held: as the recipe says, or as a checkpoint brings them."""
-    if recipe.model.quantise == "nf4":
-        return "nf4"
-    if folder is not None and read_json(folder / "config.json").get("quantization_config"):
-        return "nf4"
-    return "none"
 
 
 def _config(folder: Path) -> Gemma3Config:

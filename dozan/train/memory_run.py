@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -11,14 +13,15 @@ from dozan.chat.encode import Tokens
 from dozan.errors import InputError
 from dozan.kernels import attends_in_triton, pack_multiple
 from dozan.kernels.embedding import HostRows, Int8Rows
-from dozan.model.gemma3 import Gemma3
+from dozan.model.files import read_json
+from dozan.model.gemma3 import Gemma3, Gemma3Config
 from dozan.model.quantised import QuantisedLinear
 from dozan.pack import Batch
 from dozan.recipe import Recipe
 from dozan.train.cards import GIB
 from dozan.train.memory import CONTEXT_BYTES, MARGIN
 from dozan.train.memory_fit import PROTOCOL, Fit, fit
-from dozan.train.memory_setup import Dtype, Embedding, Setup
+from dozan.train.memory_setup import Dtype, Embedding, Quantise, Setup
 from dozan.train.passes import padded_length
 from dozan.train.plan import Plan
 from dozan.train.state import Trainee
@@ -43,34 +46,53 @@ def largest_pack(plan: Plan) -> tuple[int, int]:
     counted = len(rows) <= _COUNTED_ROWS
     longest = max(len(row.ids) for row in rows) if counted else plan.recipe.data.max_tokens
     together = train.micro_batch_size or train.batch_size
-    bound = max(longest, min(train.pack_tokens, longest * (1 if plan.packing == "none" else together)))
+    bound = max(longest, min(plan.pack_tokens, longest * (1 if plan.packing == "none" else together)))
     return max(tokens, bound), int(supervised * _SPARE)
 
 
 def run_setup(plan: Plan, model: Gemma3) -> Setup:
     """The configuration of a run on the device that its model lies on; the dial at none when it is to be chosen."""
-    device, recipe = model.device, plan.recipe
-    triton = attends_in_triton(device, model.config.head_dim)
+    nf4 = any(isinstance(m, QuantisedLinear) for m in model.modules())
+    return setup_on(plan, model.config, model.device, model.dtype, "nf4" if nf4 else "none", place_of(model))
+
+
+def setup_on(
+    plan: Plan, config: Gemma3Config, device: torch.device, dtype: torch.dtype, quantise: Quantise, place: Embedding
+) -> Setup:
+    """The configuration of a run, from a model's shape alone."""
+    triton, recipe = attends_in_triton(device, config.head_dim), plan.recipe
     tokens, supervised = largest_pack(plan)
-    again = {"auto": 0, "none": 0, "layers": model.config.num_hidden_layers}.get(
-        str(recipe.train.recompute), recipe.train.recompute
-    )
-    assert isinstance(again, int)
     dtypes: dict[torch.dtype, Dtype] = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "float32"}
     return Setup(
-        model.config, recipe.adapter, *padded(tokens, supervised, pack_multiple(device)),
-        dtype=dtypes[model.dtype], recompute=again, offload=recipe.train.offload,
-        quantise="nf4" if any(isinstance(m, QuantisedLinear) for m in model.modules()) else "none",
-        embedding=_place(model), optimiser=recipe.train.optimizer,
+        config, recipe.adapter, *padded(tokens, supervised, pack_multiple(device)), dtype=dtypes[dtype],
+        recompute=dial_of(recipe, config.num_hidden_layers), offload=recipe.train.offload, quantise=quantise,
+        embedding=place, optimiser=recipe.train.optimizer,
         path="cpu" if device.type != "cuda" else "triton" if triton else "efficient",
     )  # fmt: skip
 
 
-def _place(model: Gemma3) -> Embedding:
+def dial_of(recipe: Recipe, layers: int) -> int:
+    """How many of so many layers the recipe has computed again; none for auto, which is to be chosen."""
+    asked = recipe.train.recompute
+    if isinstance(asked, int):
+        return min(asked, layers)
+    return layers if asked == "layers" else 0
+
+
+def place_of(model: Gemma3) -> Embedding:
     """Where the embedding is."""
     if isinstance(model.embedding, Int8Rows):
         return "int8"
     return "cpu" if isinstance(model.embedding, HostRows) else "gpu"
+
+
+def held_as(recipe: Recipe, folder: Path | None) -> Quantise:
+    """How the linears are held: as the recipe says, or as a checkpoint's folder brings them."""
+    if recipe.model.quantise == "nf4":
+        return "nf4"
+    if folder is not None and read_json(folder / "config.json").get("quantization_config"):
+        return "nf4"
+    return "none"
 
 
 def padded(tokens: int, supervised: int, multiple: int) -> tuple[int, int]:
@@ -87,24 +109,42 @@ def budget_of_device(device: torch.device) -> int:
     return int(mine * (1 - MARGIN)) + CONTEXT_BYTES
 
 
-def settle(plan: Plan, model: Gemma3) -> Plan:
-    """The plan with `train.recompute: auto` turned into numbers of layers for the GPU that holds the model, and a note
-    of it; on a CPU none. Anything else than auto is left as it is.
+class Settled(NamedTuple):
+    """A plan whose settings of memory are all decided, and what was found on the way; None on a CPU."""
+
+    plan: Plan
+    fit: Fit | None
+
+
+def settle(plan: Plan, model: Gemma3) -> Settled:
+    """`train.recompute: auto` turned into a number of layers for the GPU that holds the model, and a note of it; on a
+    CPU none. `model.embedding: auto` becomes the place where the model has it. What is not auto is left as it is.
 
     Changes no result, only what is kept. Raises InputError when the longest pack does not fit with all that the dial
     gives, with what would make it fit.
     """
-    if plan.recipe.train.recompute != "auto":
-        return plan
+    plan = with_place(plan, place_of(model))
+    dial = plan.recipe.train.recompute == "auto"
     if model.device.type != "cuda":
-        return with_dial(plan, 0, plan.recipe.train.offload)
+        return Settled(with_dial(plan, 0, plan.recipe.train.offload) if dial else plan, None)
     setup, budget = run_setup(plan, model), budget_of_device(model.device)
+    if not dial:
+        return Settled(plan, fit(setup, budget, dial=False, protocol=()))
     found = fit(setup, budget, protocol=[measure for measure in PROTOCOL if not measure.at_loading])
     if not found.fits:
         raise InputError(refusal(fit(setup, budget)))
     offload = found.setup.offload and found.setup.recompute > 0
     settled = with_dial(plan, found.setup.recompute, offload)
-    return replace(settled, notes=(*settled.notes, dial_note(found)))
+    return Settled(replace(settled, notes=(*settled.notes, dial_note(found))), found)
+
+
+def with_place(plan: Plan, place: Embedding) -> Plan:
+    """The plan with `model.embedding: auto` decided; another value stays."""
+    held = plan.recipe.model
+    if held.embedding != "auto":
+        return plan
+    held = held.model_copy(update={"embedding": place})
+    return replace(plan, recipe=plan.recipe.model_copy(update={"model": held}))
 
 
 def with_dial(plan: Plan, layers: int, offload: bool) -> Plan:
@@ -136,7 +176,7 @@ def refusal(found: Fit) -> str:
              for step in found.steps if step.changes_training and not step.taken]  # fmt: skip
     if not found.possible:
         return f"{short}. No step would do; take a smaller model, a 4-bit base, or a card with more memory"
-    return f"{short}. What changes the training would do: " + "; ".join(given)
+    return f"{short}. What changes the training would do (--adapt takes it): " + "; ".join(given)
 
 
 def _quoted(setting: str) -> str:
@@ -181,10 +221,3 @@ def _alone(plan: Plan) -> Sequence[Batch]:
     if len(rows) > _COUNTED_ROWS:
         return []
     return plan.pack([max(rows, key=lambda row: len(row.ids))])
-
-
-def adapted_recipe(recipe: Recipe, found: Fit) -> Recipe:
-    """The recipe with what was chosen."""
-    from dozan.recipe import override
-
-    return override(recipe, list(found.settings))

@@ -96,7 +96,9 @@ class AdamW:
 
     def zero_grad(self) -> None:
         """Gradients become zero, in their place."""
-        torch._foreach_zero_([p.grad for _, p in self.parameters if p.grad is not None])
+        gradients = [p.grad for _, p in self.parameters if p.grad is not None]
+        if gradients:
+            torch._foreach_zero_(gradients)
 
     def tensors(self) -> dict[str, Tensor]:
         """The state by name, on the CPU: `{name}.exp_avg`, `{name}.exp_avg_sq` (in 8 bits codes, with `…_scale` beside

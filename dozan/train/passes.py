@@ -165,13 +165,15 @@ class GraphedPasses:
         # From the graphs' pool, whose memory is free between replays: each shape would need as much again outside.
         torch._C._cuda_beginAllocateToPool(device, self._pool)
         try:
-            with torch.cuda.stream(self._stream):
-                _back(_loss(self._model, static, self._recompute, self._scale), self._scale)
-        finally:
-            torch._C._cuda_endAllocateToPool(device, self._pool)
-        torch.cuda.current_stream().wait_stream(self._stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-            loss = _back(_loss(self._model, static, self._recompute, self._scale), self._scale)
-        torch._C._cuda_releasePool(device, self._pool)
+            try:
+                with torch.cuda.stream(self._stream):
+                    _back(_loss(self._model, static, self._recompute, self._scale), self._scale)
+            finally:
+                torch._C._cuda_endAllocateToPool(device, self._pool)
+            torch.cuda.current_stream().wait_stream(self._stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                loss = _back(_loss(self._model, static, self._recompute, self._scale), self._scale)
+        finally:  # else memory that did not do would stay with a pool that nobody has
+            torch._C._cuda_releasePool(device, self._pool)
         return _Captured(graph, static, loss)

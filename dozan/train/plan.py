@@ -68,6 +68,8 @@ class Plan:
     steps_per_epoch: int
     warmup_steps: int
     notes: tuple[str, ...]
+    most_tokens: int | None = None
+    """What packs are held to, below the recipe's `pack_tokens`, after memory did not do for larger ones."""
 
     @cached_property
     def tokens(self) -> int:
@@ -80,6 +82,12 @@ class Plan:
         if isinstance(self.rows, TokenStore):
             return self.rows.supervised
         return sum(len(row.supervised[0]) for row in self.rows)
+
+    @property
+    def pack_tokens(self) -> int:
+        """Tokens that a pack of more than one row may have."""
+        asked = self.recipe.train.pack_tokens
+        return asked if self.most_tokens is None else min(asked, self.most_tokens)
 
     @property
     def eval_steps(self) -> int:
@@ -117,7 +125,7 @@ class Plan:
         ordered = sorted(rows, key=by_tokens) if self.packing == "tries" else rows
         size = train.micro_batch_size or max(1, len(ordered))
         chunks = (ordered[i : i + size] for i in range(0, len(ordered), size))
-        return [batch for chunk in chunks for batch in pack_rows(chunk, self.packing, train.pack_tokens)]
+        return [batch for chunk in chunks for batch in pack_rows(chunk, self.packing, self.pack_tokens)]
 
     def heldout_packs(self) -> Iterable[Batch]:
         """The packs of the held-out rows; beyond `HELDOUT_TOGETHER` rows they are made as they are asked for."""
@@ -148,7 +156,7 @@ class Plan:
         common = common_beginning([row for rows in (*steps, *at_random) for row in rows])
         return Measured(
             sharing=sum(batch.tokens for batch in batches) / computed,
-            fill=computed / (len(batches) * self.recipe.train.pack_tokens),
+            fill=computed / (len(batches) * self.pack_tokens),
             kinds=sum(kinds(rows, common) for rows in steps) / len(steps),
             kinds_at_random=sum(kinds(rows, common) for rows in at_random) / len(steps),
         )

@@ -61,6 +61,7 @@ class Job:
     """Everything that a run needs, checked; only weights are unread.
 
     split: what was split here, if any. overridden: errors of the checks that were passed over, by rule, with how many.
+    adapted: settings that were changed so that it fits, as `--set` takes them.
     """
 
     plan: Plan
@@ -70,13 +71,14 @@ class Job:
     notes: tuple[str, ...]
     overridden: Mapping[str, int]
     compiling: Sequence[Future[None]]
+    adapted: tuple[str, ...] = ()
 
     def open_model(self) -> Gemma3:
         """The base with a fresh adapter, on the device that trains it."""
         recipe = self.plan.recipe
         device = training_device()
         bundle = open_model(
-            self.folder, _dtype(recipe, device), with_adapter=False, chat=self.base.chat,
+            self.folder, dtype_of(recipe, device), with_adapter=False, chat=self.base.chat,
             quantise=recipe.model.quantise, device=device,
         )  # fmt: skip
         require_float16(bundle.model, self.folder)
@@ -135,7 +137,7 @@ def compile_kernels(recipe: Recipe, config: Gemma3Config) -> list[Future[None]]:
     device = training_device()
     shapes = warm.Shapes(
         config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim,
-        config.intermediate_size, _dtype(recipe, device), recipe.adapter.dora,
+        config.intermediate_size, dtype_of(recipe, device), recipe.adapter.dora,
     )  # fmt: skip
     return warm.start(shapes, device)
 
@@ -204,7 +206,8 @@ def write_split(folder: Path, rows: GatheredRows, shared_tools: Sequence[Mapping
             files[is_heldout].write(f"{json.dumps(row, ensure_ascii=False)}\n".encode())
 
 
-def _dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
+def dtype_of(recipe: Recipe, device: torch.device) -> torch.dtype:
+    """What the run computes in on a device. Raises InputError where it cannot."""
     named = recipe.train.dtype
     if named == "auto":
         return training_dtype(device)

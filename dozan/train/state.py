@@ -44,9 +44,10 @@ class Progress:
     skipped_in_a_row: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Trainee:
-    """What the loop changes: the adapted model, its optimiser, in float16 the loss scale; and what saves them."""
+    """What the loop changes: the adapted model, its optimiser, in float16 the loss scale; and what saves them. The
+    passes are made anew when memory did not do (`train.retry`), the old ones with their graphs go at once."""
 
     model: Gemma3
     parameters: Named
