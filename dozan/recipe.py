@@ -107,6 +107,19 @@ class ModelRecipe(_Section):
     embedding: Literal["auto", "gpu", "int8", "cpu"] = "auto"
 
 
+class ScoreRecipe(_Section):
+    """Scores by generation while training, on `rows` of the held-out rows (0: none), every `steps` steps (null: with each
+    evaluation of the loss). The adapter that is best `by` a score is the run's; `patience` scorings in a row without a
+    better one end the run (null: never). `require` holds gates for `dozan compare`, such as normalised>=0.9."""
+
+    rows: int = Field(default=0, ge=0)
+    steps: int | None = Field(default=None, ge=1)
+    by: Literal["strict", "normalised", "graded_f1"] = "normalised"
+    patience: int | None = Field(default=None, ge=1)
+    max_new_tokens: int = Field(default=256, ge=1)
+    require: tuple[str, ...] = Field(default=(), strict=False)
+
+
 class Recipe(_Section):
     """A whole run but for its model and rows."""
 
@@ -117,6 +130,7 @@ class Recipe(_Section):
     adapter: AdapterRecipe = AdapterRecipe()
     data: DataRecipe = DataRecipe()
     train: TrainRecipe = TrainRecipe()
+    score: ScoreRecipe = ScoreRecipe()
 
 
 def recipe_names() -> list[str]:

@@ -53,12 +53,15 @@ def test_what_was_said_before_a_resume_is_not_said_again() -> None:
     assert watch.evaluated(1.2) == []
 
 
+def scores(strict: float | None, unended: float, names: float | None = 0.95) -> dict[str, float | None]:
+    return {"score/tool_name": names, "score/parse_failures": 0.0, "score/strict": strict, "score/unended": unended}
+
+
 def test_scores() -> None:
     watch = Sentinels(300, 20, 1e-3)
-    good = {"tool_name": 0.95, "parse_failures": 0.0, "strict": 0.8}
-    assert watch.scored(good, 0.1) == []
-    (said,) = watch.scored(good, 0.5)
+    assert watch.scored(scores(0.8, 0.1)) == []
+    (said,) = watch.scored(scores(0.8, 0.5))
     assert "50% of the answers never stop" in said
-    (said,) = watch.scored({**good, "strict": 0.4}, 0.0)
+    (said,) = watch.scored(scores(0.4, 0.0))
     assert "strict 40%" in said and "more rows" in said
-    assert watch.scored({"tool_name": None, "parse_failures": 0.0, "strict": None}, 0.0) == []
+    assert Sentinels(300, 20, 1e-3).scored(scores(None, 0.0, None)) == []

@@ -7,7 +7,7 @@ row that stays behind one byte in memory, and 8 in the store of its tokens.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -92,14 +92,16 @@ class Encoder:
 class Encoded:
     """The rows' tokens by side (training, held out), and what was found on the way.
 
-    seen: how many rows. checked: what the rules found. first: the first training rows. shared_tools: the tools that all
-    rows have, if so. moved_tools, moved_dates: rows that the arrangement changes.
+    seen: how many rows. checked: what the rules found. first: the first training rows. scored: those held-out rows that
+    are to be answered. shared_tools: the tools that all rows have, if so. moved_tools, moved_dates: rows that the
+    arrangement changes.
     """
 
     stores: tuple[TokenStore, TokenStore]
     seen: int = 0
     checked: Checked = field(default_factory=Checked)
     first: list[Example] = field(default_factory=list)
+    scored: list[Example] = field(default_factory=list)
     shared_tools: Sequence[Mapping[str, Json]] = ()
     moved_tools: int = 0
     moved_dates: int = 0
@@ -130,15 +132,17 @@ def gather_rows(data: Rows, eval_data: Rows | None, share: float, seed: int, say
     return GatheredRows(parts, stamps, heldout, is_split)
 
 
-def encode_sides(rows: GatheredRows, encoder: Encoder, is_strict: bool, folder: Path) -> Encoded:
-    """Check the rows and write their tokens to stores on the disk of a folder.
+def encode_sides(
+    rows: GatheredRows, encoder: Encoder, is_strict: bool, folder: Path, scored: Collection[int] = ()
+) -> Encoded:
+    """Check the rows and write their tokens to stores on the disk of a folder; `scored`: places of held-out rows to keep.
 
     Raises InputError for what the rules refuse, if strict, and then for rows that have no form or are too long: the
     first twenty of all of them are named.
     """
     sizes = rows.sizes
     found = Encoded((TokenStore(folder, sizes[0]), TokenStore(folder, sizes[1])))
-    checked, errors = (Checked(), Checked()), (Errors(), Errors())
+    checked, errors, seen = (Checked(), Checked()), (Errors(), Errors()), 0
     reading = rows.read()
     with _rare_collections():
         while some := list(islice(reading, TOGETHER)):
@@ -146,6 +150,9 @@ def encode_sides(rows: GatheredRows, encoder: Encoder, is_strict: bool, folder: 
             for view, (_, is_heldout) in zip(views, some, strict=True):
                 checked[is_heldout].add(check_row(view))
             _notice(found, some, encoder.arrangement)
+            held = [example for example, is_heldout in some if is_heldout]
+            found.scored += [example for place, example in enumerate(held, seen) if place in scored]
+            seen += len(held)
             if not is_strict or not any(each.is_refused for each in checked):
                 for side, store in enumerate(found.stores):
                     own = [view for view, (_, here) in zip(views, some, strict=True) if here == side]

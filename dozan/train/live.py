@@ -65,6 +65,8 @@ def lines(event: Event, plan: Event, seconds: list[float]) -> list[str]:
         return [f"step {event['step']}/{plan['steps']}  {step_text(event)}  {left} left"]
     if kind == "eval":
         return [f"step {event['step']}  held-out loss {event['eval/loss']:.4f}"]
+    if kind == "score":
+        return [score_text(event)]
     if kind == "done":
         return [done_text(event)]
     return [event["text"]]
@@ -90,12 +92,23 @@ def step_text(event: Event) -> str:
     )
 
 
+def score_text(event: Event) -> str:
+    """Scores of answers on held-out rows."""
+    shown = [f"{name.replace('_', ' ')} {event[f'score/{name}']:.1%}"
+             for name in ("strict", "normalised", "tool_name", "parse_failures")
+             if event[f"score/{name}"] is not None]  # fmt: skip
+    return f"step {event['step']}  {event['score/rows']} answers: {', '.join(shown)}"
+
+
 def done_text(event: Event) -> str:
     """The last line of a run."""
+    best = event.get("best_step")
+    chosen = "" if best is None else f", the adapter of step {best:,} (score {event['best_score']:.1%})"
     heldout = "" if event["eval_loss"] is None else f", held-out loss {event['eval_loss']:.4f}"
     skipped = f", {event['skipped_steps']} steps skipped" if event["skipped_steps"] else ""
     loss = "none" if event["final_loss"] is None else f"{event['final_loss']:.4f}"
-    return f"done: {event['steps']:,} steps in {clock(event['seconds'])}, loss {loss}{heldout}{skipped}: {event['out']}"
+    took = f"{event['steps']:,} steps in {clock(event['seconds'])}"
+    return f"done: {took}, loss {loss}{heldout}{skipped}{chosen}: {event['out']}"
 
 
 def remaining(seconds: list[float], steps: int) -> str:

@@ -34,6 +34,8 @@ from dozan.train.memory_run import rehearse, settle
 from dozan.train.plan import Plan, Prepared
 from dozan.train.prepare import Base, Split, prepare, write_split
 from dozan.train.retry import PackTooLarge, Retry, describe, gradients, hopeless, make_room, resumed, smaller
+from dozan.train.scoring import Scorer, is_over, score_run, take_best
+from dozan.train.sentinels import watched
 from dozan.train.signals import StopRequest
 from dozan.train.state import Progress, Trainee, restore_state, save_final, save_state
 
@@ -54,6 +56,8 @@ class TrainResult:
     trainable_parameters: int
     resumed_from: int | None = None
     oom_retries: int = 0
+    best_step: int | None = None
+    best_score: float | None = None
 
 
 class _Stopped(Exception):
@@ -89,8 +93,9 @@ def train(
             for note in job.notes:
                 report({"event": "note", "text": note})
             result = fit(
-                job.open_model(), job.plan, Path(out), job.base, report, resume, job.split, job.overridden, job.adapted
-            )
+                job.open_model(), job.plan, Path(out), job.base, report, resume, job.split, job.overridden, job.adapted,
+                job.scorer,
+            )  # fmt: skip
             report({"event": "done", **asdict(result)})
             return result
 
@@ -98,9 +103,10 @@ def train(
 def fit(
     model: Gemma3, plan: Plan, out: Path, base: Base, report: OnEvent, resume: bool = True,
     split: Split | None = None, overridden: Mapping[str, int] | None = None, adapted: Sequence[str] = (),
+    scorer: Scorer | None = None,
 ) -> TrainResult:  # fmt: skip
     """Train an adapted model by a plan, in the run folder `out`; the rows of a `split` are kept there. overridden and
-    adapted are recorded."""
+    adapted are recorded; with a scorer the adapter that answers best is the run's."""
     asked, before = plan.recipe, run_folder.read_run(out)
     plan, found = settle(resumed(plan, before), model)
     trainee = Trainee.of(model, plan.recipe, base.name)
@@ -132,10 +138,12 @@ def fit(
             report({"event": "note", "text": retry.text()})
 
         with StopRequest() as stop:
-            progress = _loop(trainee, plan, out, start, report, stop, retried)
+            progress = _loop(trainee, plan, out, start, report, stop, retried, scorer)
+        best = None if scorer is None else take_best(trainee, out)
         final = TrainResult(
             out, progress.step, progress.loss, progress.eval_loss, progress.tokens, progress.seconds, progress.skipped,
             plan.warmup_steps, trainee.size, start.step if before is not None else None, len(run["oom_retries"]),
+            best, progress.best_score,
         )  # fmt: skip
         save_final(trainee, out)
         run_folder.write_run(out, run | {"state": "done", "final": {**asdict(final), "out": str(out)}}, asked)
@@ -144,20 +152,22 @@ def fit(
 
 def _loop(
     trainee: Trainee, plan: Plan, out: Path, progress: Progress, report: OnEvent, stop: StopRequest,
-    retried: Callable[[Retry], None],
+    retried: Callable[[Retry], None], scorer: Scorer | None,
 ) -> Progress:  # fmt: skip
     step, prepared, clock = progress.step, plan.prepare(progress.step), _Clock()
     saved, launched = step or -1, deque[_Launched]()
+    watch = watched(plan.steps, plan.warmup_steps, plan.recipe.train.learning_rate, out / "metrics.jsonl")
 
-    def told(event: Event, kind: str) -> None:
+    def told(event: Event, kind: str, notes: Sequence[str]) -> None:
         run_folder.append_metrics(out / "metrics.jsonl", event)
-        report({"event": kind, **event})
+        for one in [{"event": kind, **event}, *({"event": "note", "text": text} for text in notes)]:
+            report(one)
 
     def finish(left: int) -> Progress:
         now = progress
         while len(launched) > left:
             now, event = _finished(trainee, plan, now, launched.popleft(), clock, report)
-            told(event, "step")
+            told(event, "step", watch.step(event))
         return now
 
     while step < plan.steps:
@@ -177,18 +187,26 @@ def _loop(
         last = step == plan.steps
         evaluate = bool(plan.heldout) and (last or step % plan.eval_steps == 0)
         save = last or step % plan.save_steps == 0
+        score = scorer is not None and (last or scorer.due(step, evaluate))
         # A GPU is never waited for while it has nothing else to do.
-        progress = finish(0 if evaluate or save or stop.requested else trainee.ahead)
+        progress = finish(0 if evaluate or score or save or stop.requested else trainee.ahead)
         if evaluate:
             progress, event = _evaluated(trainee.model, plan, progress)
-            told(event, "eval")
+            told(event, "eval", watch.evaluated(event["eval/loss"]))
+        if scorer is not None and score:
+            progress, event, said = score_run(scorer, trainee, out, progress, plan.steps_per_epoch)
+            told(event, "score", [*watch.scored(event), *said])
+            if is_over(scorer, progress):
+                last = save = True
         if save:
             save_state(trainee, out, progress)
             saved = step
-        if evaluate or save:
+        if evaluate or score or save:
             clock.restart()
         if stop.requested and not last:
             _stop(trainee, out, progress, saved, stop)
+        if last:
+            break
     return progress
 
 

@@ -14,7 +14,7 @@ import torch
 
 import dozan
 from dozan.chat import chat_format, detect_chat
-from dozan.chat.arranged import AS_GIVEN, Arrangement
+from dozan.chat.arranged import AS_GIVEN, Arrangement, arranged
 from dozan.chat.format import ChatFormat
 from dozan.chat.template import template_difference
 from dozan.chat.tokenizer import Tokenizer
@@ -35,6 +35,7 @@ from dozan.train.checkpoint import write_text
 from dozan.train.gather import Encoded, Encoder, GatheredRows, Rows, encode_sides, gather_rows
 from dozan.train.plan import Plan, make_plan
 from dozan.train.run import hash_base
+from dozan.train.scoring import Scorer, chosen_rows, scorer_of
 
 EMBEDDED = "dozan:embedded"
 TOOLS = "tools.json"
@@ -61,7 +62,7 @@ class Job:
     """Everything that a run needs, checked; only weights are unread.
 
     split: what was split here, if any. overridden: errors of the checks that were passed over, by rule, with how many.
-    adapted: settings that were changed so that it fits, as `--set` takes them.
+    adapted: settings that were changed so that it fits, as `--set` takes them. scorer: of answers while it trains.
     """
 
     plan: Plan
@@ -72,6 +73,7 @@ class Job:
     overridden: Mapping[str, int]
     compiling: Sequence[Future[None]]
     adapted: tuple[str, ...] = ()
+    scorer: Scorer | None = None
 
     def open_model(self) -> Gemma3:
         """The base with a fresh adapter, on the device that trains it."""
@@ -113,7 +115,8 @@ def prepare(
     said: list[str] = []
     rows = gather_rows(data, eval_data, chosen.data.holdout, chosen.train.seed, said.append)
     limit = min(chosen.data.max_tokens, config.max_position_embeddings)
-    encoded = encode_sides(rows, Encoder(chat, arrangement, tokenizer, limit), not force, store_folder(out))
+    scored = chosen_rows(rows.sizes[1], chosen.score.rows)
+    encoded = encode_sides(rows, Encoder(chat, arrangement, tokenizer, limit), not force, store_folder(out), scored)
     overridden = encoded.checked.count_rules("error")
     plan = make_plan(chosen, *encoded.stores)
     base = Base(_base_name(name, folder), hash_base(folder), chat.name)
@@ -124,7 +127,10 @@ def prepare(
     if rows.is_split:
         notes.append(f"{len(plan.heldout)} of {len(rows)} rows are held out, by sentence pattern")
     split = Split(rows, encoded.shared_tools) if rows.is_split else None
-    return Job(plan, base, folder, split, tuple(notes), overridden, compiling)
+    scorer = scorer_of(encoded.scored, tokenizer, arranged(chat, arrangement), folder, chosen.score)
+    if chosen.score.rows and scorer is None:
+        notes.append(f"score.rows = {chosen.score.rows}, but no row is held out: nothing is scored while training")
+    return Job(plan, base, folder, split, tuple(notes), overridden, compiling, scorer=scorer)
 
 
 def training_device() -> torch.device:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections import deque
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 _WINDOW, _LONG = 50, 100
@@ -12,6 +14,15 @@ _LEARNT = 0.002
 _HIGH_NORM, _MOSTLY = 1.0, 0.9
 _UNENDING, _NAMES, _PARSED, _VALUES = 0.2, 0.9, 0.02, 0.6
 _HEALTHY_START, _HEALTHY_END = 2.0, 1.0
+
+
+def watched(steps: int, warmup: int, rate: float, metrics: Path) -> Sentinels:
+    """Sentinels of a run that may have begun earlier: its metrics so far are taken in."""
+    found = Sentinels(steps, warmup, rate)
+    if metrics.is_file():
+        for line in metrics.read_text(encoding="utf-8").splitlines():
+            found.replay(json.loads(line))
+    return found
 
 
 class Sentinels:
@@ -54,14 +65,16 @@ class Sentinels:
                              "epochs or more rows would do better")  # fmt: skip
         return []
 
-    def scored(self, summary: Mapping[str, Any], unended: float) -> list[str]:
-        """What scores by generation give reason to say; unended: the share of answers cut off at the most tokens."""
+    def scored(self, event: Mapping[str, Any]) -> list[str]:
+        """What scores by generation give reason to say; `score/unended` is the share of answers cut off."""
         said = []
-        if unended > _UNENDING:
-            said += self._say("unended", f"{unended:.0%} of the answers never stop: the stop token is not learnt yet; "
+        if event["score/unended"] > _UNENDING:
+            said += self._say("unended", f"{event['score/unended']:.0%} of the answers never stop: the stop token is not learnt yet; "
                               "if this lasts, look at a row with dozan data show")  # fmt: skip
-        names, parsed, strict = (summary.get(key) for key in ("tool_name", "parse_failures", "strict"))
-        if None not in (names, parsed, strict) and names > _NAMES and parsed < _PARSED and strict < _VALUES:
+        names, parsed, strict = (event[f"score/{key}"] for key in ("tool_name", "parse_failures", "strict"))
+        if names is None or parsed is None or strict is None:
+            return said
+        if names > _NAMES and parsed < _PARSED and strict < _VALUES:
             said += self._say("values", f"names and syntax are right ({names:.0%}), values are wrong (strict "
                               f"{strict:.0%}): more rows will help, a higher rank will not")  # fmt: skip
         return said

@@ -33,6 +33,7 @@ class Progress:
     resume needs.
 
     skipped: steps without an update; skipped_in_a_row: those of them that no smaller loss scale would have saved.
+    best_score, best_step: the best score by generation so far, and after which step; scored_since_best: scorings since.
     """
 
     step: int = 0
@@ -42,6 +43,9 @@ class Progress:
     eval_loss: float | None = None
     skipped: int = 0
     skipped_in_a_row: int = 0
+    best_score: float | None = None
+    best_step: int | None = None
+    scored_since_best: int = 0
 
 
 @dataclass

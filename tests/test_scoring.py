@@ -1,0 +1,87 @@
+"""Scores by generation in a run, on the embedded base and its rows: the best adapter kept, and a run that ends early."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+import dozan
+from dozan.demo import TEST
+from dozan.errors import InputError, Interrupted
+from dozan.rows.readers import read_rows
+from dozan.train.live import Event, score_text
+from dozan.train.scoring import chosen_rows
+
+ROWS = read_rows(TEST)[:40]
+SETTINGS = ["train.batch_size=8", "train.epochs=2", "score.rows=4", "score.steps=2", "score.max_new_tokens=24",
+            "adapter.rank=4", "train.eval_steps=100", "train.save_steps=100"]  # fmt: skip
+
+
+def train(out: Path, *changes: str, on_event: Any = None) -> tuple[dozan.TrainResult, list[Event]]:
+    events: list[Event] = []
+    result = dozan.train(ROWS[:32], None, out, overrides=[*SETTINGS, *changes], eval_data=ROWS[32:],
+                         on_event=on_event or events.append)  # fmt: skip
+    return result, events
+
+
+def adapter(folder: Path) -> bytes:
+    return (folder / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("heldout", "wanted", "places"), [(8, 4, {0, 2, 4, 6}), (3, 9, {0, 1, 2}), (5, 0, set())])
+def test_rows_are_spread_evenly(heldout: int, wanted: int, places: set[int]) -> None:
+    assert chosen_rows(heldout, wanted) == places
+
+
+def test_the_best_adapter_is_the_run_s(tmp_path: Path) -> None:
+    result, events = train(tmp_path / "run", "train.learning_rate=2e-2")
+    scored = [event for event in events if event["event"] == "score"]
+    assert [event["step"] for event in scored] == [2, 4, 6, 8] and all(event["score/rows"] == 4 for event in scored)
+    values = [event["score/normalised"] for event in scored]
+    best = scored[values.index(max(values))]["step"]
+    assert (result.best_step, result.best_score) == (best, max(values))
+    (kept,) = (tmp_path / "run" / "best").iterdir()
+    assert load_file(kept / "adapter_model.safetensors").keys()
+    assert adapter(tmp_path / "run" / "adapter") == adapter(kept)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert sum("score/strict" in line for line in lines) == 4
+    assert score_text(scored[0]).startswith("step 2  4 answers: strict ")
+
+
+def test_a_run_ends_when_nothing_gets_better(tmp_path: Path) -> None:
+    result, events = train(tmp_path / "run", "train.learning_rate=1e-9", "score.patience=1")
+    assert (result.steps, result.best_step) == (4, 2)
+    notes = [event["text"] for event in events if event["event"] == "note"]
+    assert any(note.startswith("stopped after step 4: 1 scorings in a row") for note in notes)
+    again, said = train(tmp_path / "run", "train.learning_rate=1e-9", "score.patience=1")
+    assert again.steps == 4 and not [event for event in said if event["event"] == "step"]
+
+
+def test_an_interrupted_run_keeps_its_best(tmp_path: Path) -> None:
+    whole, _ = train(tmp_path / "whole", "train.save_steps=1")
+
+    def stop(event: Event) -> None:
+        if event["event"] == "step" and event["step"] == 5:
+            raise Interrupted("here")
+
+    with pytest.raises(Interrupted):
+        train(tmp_path / "run", "train.save_steps=1", on_event=stop)
+    result, _ = train(tmp_path / "run", "train.save_steps=1")
+    assert (result.best_step, result.best_score) == (whole.best_step, whole.best_score)
+    assert adapter(tmp_path / "run" / "adapter") == adapter(tmp_path / "whole" / "adapter")
+
+
+def test_nothing_held_out_is_said(tmp_path: Path) -> None:
+    events: list[Event] = []
+    dozan.train(ROWS[:8], None, tmp_path / "run", overrides=[*SETTINGS, "data.holdout=0", "train.epochs=1"],
+                on_event=events.append)  # fmt: skip
+    assert any("no row is held out" in event.get("text", "") for event in events)
+
+
+def test_an_unknown_score_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="score.by"):
+        train(tmp_path / "run", "score.by=loss")
