@@ -1,4 +1,4 @@
-"""The exceptions that the command line knows: InputError exits with 2, Interrupted with 75."""
+"""The exceptions that the command line knows: InputError exits with 2 (a kind of it may say 1), Interrupted with 75."""
 
 
 class InputError(ValueError):
@@ -7,6 +7,8 @@ class InputError(ValueError):
     The message names the place (file, row, field), the value found, and a value or an action that works.
     Collect all mismatches of one kind and raise once.
     """
+
+    exit_status = 2
 
 
 class Interrupted(Exception):

@@ -115,7 +115,7 @@ def test_types_may_be_a_list() -> None:
     assert parse_kinds(["Q8_0", "f32"]) == parse_kinds("q8_0, f32,q8_0") == ["q8_0", "f32"]
 
 
-@pytest.mark.parametrize("text", ["", "q4_k_m", "f16,nf4", ","])
+@pytest.mark.parametrize("text", ["", "q3_k_m", "f16,nf4", ","])
 def test_unknown_types_are_refused_before_anything_is_loaded(text: str) -> None:
     with pytest.raises(InputError, match="f32, f16, bf16, q8_0"):
         parse_kinds(text)

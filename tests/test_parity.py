@@ -20,8 +20,10 @@ from dozan.model.bundle import Bundle, open_model
 from dozan.model.gemma3 import RMSNorm
 from dozan.ship import gguf as writer
 from dozan.ship import parity
-from dozan.ship.gguf import KINDS, gguf_weight, write_gguf
+from dozan.ship.gguf import gguf_weight, tensor_names, write_gguf
 from dozan.ship.parity import ExportFailed, certify, compare
+from dozan.ship.quants import KINDS
+from dozan.ship.weight_check import check_weights
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,7 @@ def norm_without_one(module: nn.Module) -> Tensor:
 WEIGHT_BUGS = [root_rank_lost, magnitude_dropped, adapter_lost, norm_without_one]
 
 
-@pytest.mark.parametrize("kind", ["f32", "q8_0"])
+@pytest.mark.parametrize("kind", ["f32", "q8_0", "q6_k", "q4_k_m", "iq4_xs"])
 @pytest.mark.parametrize("bug", WEIGHT_BUGS)
 def test_a_wrong_weight_fails(
     bug: Callable[[nn.Module], Tensor], kind: str, tuned: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -102,7 +104,7 @@ def names(**changes: str) -> Iterator[None]:
         writer.LAYER.update(before)
 
 
-@pytest.mark.parametrize("kind", ["f32", "q8_0"])
+@pytest.mark.parametrize("kind", ["f32", "q8_0", "q6_k", "q4_k_m", "iq4_xs"])
 @pytest.mark.parametrize(
     "swap",
     [
@@ -118,7 +120,7 @@ def test_swapped_tensors_fail(swap: dict[str, str], kind: str, tuned: Bundle, tm
         assert not torch.equal(layer.q_norm.weight, layer.k_norm.weight)
     with names(**swap):
         path = write_gguf(tuned, tmp_path / "m.gguf", kind)
-    fails(tuned, path, kind, "logits|KL")
+    fails(tuned, path, kind, "logits|KL|attn_q_norm.weight differs")
 
 
 def test_q_and_k_swapped_fails(tmp_path: Path) -> None:
@@ -176,3 +178,24 @@ def test_compare_counts_what_it_says() -> None:
     assert difference.max_kl == pytest.approx(0.25 * np.log(2)) == 2 * difference.mean_kl
     broken = compare([ours], [np.full_like(ours, np.nan)])
     assert broken.max_abs == float("inf") and broken.failures(parity.GATES["q8_0"])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "f32"])
+def test_the_weights_of_a_file_are_compared_one_by_one(kind: str, tuned: Bundle, tmp_path: Path) -> None:
+    path = write_gguf(tuned, tmp_path / "m.gguf", kind)
+    names = tensor_names(tuned.config)
+
+    def pieces(module: str, halves: bool = True, factor: float = 1.0) -> Iterator[Tensor]:
+        weight = gguf_weight(tuned.model.get_submodule(module))
+        yield from (weight * (factor if module == "model.layers.2.mlp.up_proj" else 1.0)).split(100 if halves else 9999)
+
+    errors, wrong = check_weights(path, names, pieces)
+    assert wrong == [] and errors.tensors == len(names) and 0 < errors.error <= errors.bound
+    whole, wrong = check_weights(path, names, lambda module: pieces(module, halves=False))
+    assert wrong == [] and (whole.worst, whole.error) == (errors.worst, pytest.approx(errors.error))
+    _, wrong = check_weights(path, names, lambda module: pieces(module, factor=1.4))
+    assert len(wrong) == 1 and wrong[0].startswith("blk.2.ffn_up.weight differs by 0.2")
+    _, wrong = check_weights(path, names[1:], pieces)
+    assert wrong == ["token_embd.weight is not the model's"]
+    _, wrong = check_weights(path, [*names, ("blk.9.ffn_up.weight", "")], pieces)
+    assert wrong == ["blk.9.ffn_up.weight is missing"]

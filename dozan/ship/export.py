@@ -2,49 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from gguf import GGMLQuantizationType as Type
+
 from dozan.chat.encode import encode_rows
 from dozan.errors import InputError
-from dozan.model.bundle import Bundle, open_model
 from dozan.rows.example import Example
 from dozan.rows.readers import read_rows
-from dozan.ship.gguf import KINDS, weights_in, write_gguf
-from dozan.ship.parity import Certificate, certify
+from dozan.ship.gguf import plan_entries, types_of, weights_in, write_gguf
+from dozan.ship.imatrix import Importance, measure
+from dozan.ship.parity import Certificate, Logits, certify
+from dozan.ship.quants import EMBEDDING_KINDS, KINDS, TypeRow
+from dozan.ship.source import Source, open_source
 
 ROWS = 50
 """Rows of the user's data that go through each file."""
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Exported:
-    """One file that passed."""
+    """One file that passed; `types` says what each part of it is made of."""
 
     path: Path
     kind: str
     bytes: int
     bits_per_weight: float
     certificate: Certificate
+    types: tuple[TypeRow, ...] = ()
 
 
-def export(run_or_folder: str | Path, gguf: str | Sequence[str] = "q8_0", out: str | Path = "output/gguf",
-           examples: str | Path | Sequence[Example] | None = None) -> list[Exported]:  # fmt: skip
-    """Write `out/NAME-TYPE.gguf` for each type in `gguf`, a comma list or a list (f32, f16, bf16, q8_0).
+def export(
+    run_or_folder: str | Path, gguf: str | Sequence[str] = "q8_0", out: str | Path = "output/gguf",
+    examples: str | Path | Sequence[Example] | None = None, imatrix: bool = False, token_embd_type: str | None = None,
+    say: Say | None = None,
+) -> list[Exported]:  # fmt: skip
+    """Write `out/NAME-TYPE.gguf` for each type in `gguf`, a comma list or a list of `ship.quants.KINDS`.
 
-    The adapter is merged in fp32. Each file is compared with the model on `examples` (rows or a JSONL path; a run's
-    held-out rows when not given) and on texts of our own; the certificate lies beside it. Raises InputError for an
-    unknown type or a model that llama.cpp does not compute, ExportFailed when a file is outside its gate.
+    The adapter is merged in fp32, a tensor at a time: the model is never in memory. Each file is compared with the
+    model on `examples` (rows or a JSONL path; a run's held-out rows when not given) and on texts of our own; the
+    certificate lies beside it. imatrix: weigh each column's rounding by what it carries on `examples`, or on the rows
+    that the run was trained on. token_embd_type: the type of the embedding, one of `ship.quants.EMBEDDING_KINDS`. `say`
+    is told what is being done. Raises InputError for an unknown type, a model that llama.cpp does not compute or no
+    rows to measure on, ExportFailed when a file is outside its gate.
     """
-    kinds = parse_kinds(gguf)
-    bundle = open_model(run_or_folder, dtype="float32")
-    rows = _rows(Path(run_or_folder), examples)[:ROWS]
-    encoded = encode_rows(rows, bundle.chat, bundle.tokenizer, bundle.config.max_position_embeddings)
-    ids = [list(row.ids) for row in encoded]
+    kinds, embedding = parse_kinds(gguf), parse_embedding(token_embd_type)
+    source, folder = open_source(run_or_folder), Path(run_or_folder)
+    for kind in kinds:
+        plan_entries(source.bundle, kind, imatrix, embedding)
+    say = say or (lambda _: None)
+    importance = _importance(source, folder, examples, say) if imatrix else None
+    rows = _rows(folder, examples, ("heldout.jsonl",))[:ROWS]
+    ids = _ids(source, rows)
     lines = [str(message["content"]) for row in rows for message in row.messages if message.get("content")]
-    name = Path(run_or_folder).resolve().name
-    return [_one(bundle, Path(out) / f"{name}-{kind}.gguf", kind, ids, lines) for kind in kinds]
+    logits = _remembered(source.logits)
+    exported = []
+    for kind in kinds:
+        path = Path(out) / f"{folder.resolve().name}-{kind}.gguf"
+        say(f"writing {path}")
+        exported.append(_one(source, path, kind, importance, embedding, ids, lines, logits))
+    return exported
 
 
 def parse_kinds(text: str | Sequence[str]) -> list[str]:
@@ -57,15 +78,60 @@ def parse_kinds(text: str | Sequence[str]) -> list[str]:
     return kinds
 
 
-def _one(bundle: Bundle, path: Path, kind: str, ids: list[list[int]], lines: list[str]) -> Exported:
-    write_gguf(bundle, path, kind)
-    certificate = certify(bundle, path, kind, ids, lines)
-    return Exported(path, kind, certificate.bytes, 8 * certificate.bytes / weights_in(bundle), certificate)
+def parse_embedding(name: str | None) -> Type | None:
+    """The type that --token-embd-type names. Raises InputError for one that we do not write."""
+    if name is None:
+        return None
+    if name.strip().lower() not in EMBEDDING_KINDS:
+        raise InputError(f"--token-embd-type {name}: give one of {', '.join(EMBEDDING_KINDS)}")
+    return EMBEDDING_KINDS[name.strip().lower()]
 
 
-def _rows(source: Path, examples: str | Path | Sequence[Example] | None) -> list[Example]:
-    heldout = source / "data" / "heldout.jsonl"
-    chosen = examples if examples is not None else heldout if heldout.is_file() else None
+def _one(
+    source: Source, path: Path, kind: str, importance: Importance | None, embedding: Type | None,
+    ids: list[list[int]], lines: list[str], logits: Logits,
+) -> Exported:  # fmt: skip
+    bundle = source.bundle
+    types = types_of(plan_entries(bundle, kind, importance is not None, embedding))
+    write_gguf(bundle, path, kind, importance, embedding, source.pieces)
+    certificate = certify(bundle, path, kind, ids, lines, embedding, logits, source.pieces)
+    bits = 8 * certificate.bytes / weights_in(bundle)
+    return Exported(path, kind, certificate.bytes, bits, certificate, tuple(types))
+
+
+def _remembered(logits: Logits) -> Logits:
+    """The same for every file: the rows and the tail do not depend on its type."""
+    found: dict[tuple[int, int], list[np.ndarray]] = {}
+
+    def once(rows: Sequence[Sequence[int]], tail: int) -> list[np.ndarray]:
+        key = (sum(map(len, rows)), tail)
+        if key not in found:
+            found[key] = list(logits(rows, tail))
+        return found[key]
+
+    return once
+
+
+def _importance(
+    source: Source, folder: Path, examples: str | Path | Sequence[Example] | None, say: Say
+) -> Importance:
+    name = str(examples) if isinstance(examples, str | Path) else str(folder) if examples is None else "examples"
+    rows = _rows(folder, examples, ("train.jsonl", "heldout.jsonl"))
+    found = measure(source, _ids(source, rows), f"--imatrix {name}")
+    say(f"importance matrix: {found.rows} rows, {found.tokens:,} tokens of {name}")
+    return found
+
+
+def _ids(source: Source, rows: list[Example]) -> list[list[int]]:
+    bundle = source.bundle
+    encoded = encode_rows(rows, bundle.chat, bundle.tokenizer, bundle.config.max_position_embeddings)
+    return [list(row.ids) for row in encoded]
+
+
+def _rows(run: Path, examples: str | Path | Sequence[Example] | None, names: tuple[str, ...]) -> list[Example]:
+    """The rows that are given, or those of the first of the run's own files that is there."""
+    kept = (path for name in names if (path := run / "data" / name).is_file())
+    chosen = examples if examples is not None else next(kept, None)
     if chosen is None:
         return []
     return read_rows(chosen) if isinstance(chosen, str | Path) else list(chosen)

@@ -1,5 +1,7 @@
 """Writes a GGUF straight from a base and its adapter: no merged copy on disk, no compiler, a tensor at a time.
 
+Which type each tensor gets, and the quantisers, are in quants.py.
+
 Keys and names as llama.cpp's converter writes them for Gemma 3 (convert_hf_to_gguf.py, Gemma3Model). llama.cpp fixes
 some of the architecture in code instead of reading it from the file (llama-model.cpp, LLM_ARCH_GEMMA3): every sixth
 layer sees all, sliding layers rotate with base 10,000, the score scale follows from the shape. A model that differs
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isclose, prod
@@ -29,15 +31,20 @@ from dozan.model.adapter import AdaptedLinear, merged_weight, shape_of
 from dozan.model.bundle import Bundle
 from dozan.model.gemma3 import FULL, Gemma3Config
 from dozan.model.quantised import QuantisedLinear
+from dozan.ship.imatrix import Importance
+from dozan.ship.quants import (
+    EMBEDDING,
+    FLOATS,
+    KINDS,
+    Choice,
+    Mix,
+    TypeRow,
+    choose,
+    quantise,
+    row_bytes,
+    type_table,
+)
 from dozan.ship.vocab import chat_template, read_vocabulary, special_ids
-
-KINDS: dict[str, tuple[Type, gguf.LlamaFileType]] = {
-    "f32": (Type.F32, gguf.LlamaFileType.ALL_F32),
-    "f16": (Type.F16, gguf.LlamaFileType.MOSTLY_F16),
-    "bf16": (Type.BF16, gguf.LlamaFileType.MOSTLY_BF16),
-    "q8_0": (Type.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
-}
-"""The types we write, by the name a user gives."""
 
 LAYER = {
     "input_layernorm": "attn_norm",
@@ -59,52 +66,91 @@ LAYER = {
 LARGEST_F16 = 65504.0
 ARRANGEMENT_KEY = "dozan."
 """Before the name of each option of `chat.arranged.Arrangement`: keys of ours, which llama.cpp passes over."""
-CHUNK_ELEMENTS = 1 << 24
-"""Elements converted at once: 64 MiB of fp32."""
 METADATA_BYTES = 64 << 20
 """Room kept for the metadata, of which the vocabulary is most."""
 
 
+Pieces = Callable[[str], Iterator[Tensor]]
+"""Text-only name of a module -> its weight as `gguf_weight` gives it, rows in order, some at a time."""
+
+
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of the file."""
+    """One tensor of the file: its name there, its module's, its part in a layer, its type and shape."""
 
     name: str
-    module: nn.Module
-    kind: Type
+    module: str
+    role: str
+    choice: Choice
     shape: tuple[int, ...]
 
     @property
+    def stored(self) -> tuple[int, ...]:
+        """Its shape in bytes."""
+        return (*self.shape[:-1], row_bytes(self.choice.kind, self.shape[-1]))
+
+    @property
     def bytes(self) -> int:
-        block, size = gguf.GGML_QUANT_SIZES[self.kind]
-        return prod(self.shape) // block * size
+        return prod(self.stored)
 
 
-def write_gguf(bundle: Bundle, out: str | Path, kind: str) -> Path:
+def write_gguf(
+    bundle: Bundle, out: str | Path, kind: str, importance: Importance | None = None, embedding: Type | None = None,
+    pieces: Pieces | None = None,
+) -> Path:  # fmt: skip
     """Write `bundle` (adapter merged in fp32, if it has one) as the GGUF file `out`; `kind` is one of KINDS.
 
-    The file appears whole or not at all. Raises InputError when llama.cpp would not compute this model, a value does
-    not fit the type, or the disk is too full.
+    importance: weighs the columns as they are quantised. embedding: the type of the embedding, which is the head too.
+    pieces: where the weights come from when `bundle` holds none (`open_shell`). The file appears whole or not at all.
+    Raises InputError when llama.cpp would not compute this model, a value does not fit the type, or the disk is too
+    full.
     """
     path = Path(out)
-    _refuse(bundle.config, kind)
-    entries = list(_entries(bundle, KINDS[kind][0]))
+    entries = plan_entries(bundle, kind, importance is not None, embedding)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _check_space(path, sum(entry.bytes for entry in entries) + METADATA_BYTES)
-    with _written_whole(path) as temporary:
+    check_space(path, sum(entry.bytes for entry in entries) + METADATA_BYTES)
+    with written_whole(path) as temporary:
         writer = gguf.GGUFWriter(temporary, "gemma3")
         try:
             _metadata(writer, bundle, kind)
-            _tensors(writer, entries)
+            if importance is not None:
+                _importance_metadata(writer, importance)
+            _tensors(writer, entries, pieces or held_by(bundle), importance)
         finally:
             writer.close()
     return path
 
 
-def _refuse(config: Gemma3Config, kind: str) -> None:
-    """Raise InputError for every property that llama.cpp would not honour."""
+def plan_entries(bundle: Bundle, kind: str, importance: bool = False, embedding: Type | None = None) -> list[Entry]:
+    """Every tensor of the file in its order, vectors in fp32. Raises InputError for every property of the model that
+    llama.cpp or the type would not honour."""
     if kind not in KINDS:
         raise InputError(f"GGUF type {kind!r} is not one of {', '.join(KINDS)}")
+    config = bundle.config
+    shared = config.num_attention_heads // config.num_key_value_heads
+    mix = Mix(kind, config.num_hidden_layers, shared, importance, embedding)
+    entries, wrong = [], _refused(config)
+    # Shapes are those of the model's own layers, which a configuration that is refused need not have.
+    for name, module, role, layer in () if wrong else _names(config.num_hidden_layers):
+        shape = _shape(bundle.model.get_submodule(module))
+        choice = Choice(Type.F32, Type.F32)
+        try:
+            choice = choose(mix, role, layer, shape[-1]) if len(shape) == 2 else choice
+        except InputError as error:
+            wrong.append(str(error))
+        entries.append(Entry(name, module, role, choice, shape))
+    if wrong:
+        raise InputError(f"this model cannot be a {kind} GGUF: {'; '.join(dict.fromkeys(wrong))}")
+    return entries
+
+
+def types_of(entries: Iterable[Entry]) -> list[TypeRow]:
+    """The table of types in the file: roles with their real bits a weight, vectors left out."""
+    return type_table((entry.role, entry.choice, entry.shape) for entry in entries if len(entry.shape) == 2)
+
+
+def _refused(config: Gemma3Config) -> list[str]:
+    """Every property that llama.cpp would not honour."""
     wrong = []
     fixed = config.hidden_size // config.num_attention_heads if config.num_hidden_layers == 62 else config.head_dim
     if not isclose(config.query_pre_attn_scalar, fixed):
@@ -114,28 +160,27 @@ def _refuse(config: Gemma3Config, kind: str) -> None:
         wrong.append("layer_types differ from llama.cpp's, where every sixth layer (5, 11, ...) has full attention")
     if config.rope_local_theta != 1e4:
         wrong.append(f"the sliding layers' rope theta is {config.rope_local_theta:g}; llama.cpp computes with 10000")
-    widths = {config.hidden_size, config.intermediate_size, config.num_attention_heads * config.head_dim}
-    block = gguf.GGML_QUANT_SIZES[KINDS[kind][0]][0]
-    odd = [width for width in sorted(widths) if width % block]
-    wrong += [f"a width of {width} is no multiple of {kind}'s block of {block}" for width in odd]
-    if wrong:
-        raise InputError(f"this model cannot be a {kind} GGUF: {'; '.join(wrong)}")
+    return wrong
 
 
-def _entries(bundle: Bundle, kind: Type) -> Iterator[Entry]:
-    """Every tensor in the file's order; vectors stay fp32."""
-    modules = [("token_embd.weight", "model.embed_tokens"), ("output_norm.weight", "model.norm")]
-    for layer in range(bundle.config.num_hidden_layers):
-        modules += [(f"blk.{layer}.{theirs}.weight", f"model.layers.{layer}.{ours}") for ours, theirs in LAYER.items()]
-    for name, module_name in modules:
-        module = bundle.model.get_submodule(module_name)
-        shape = _shape(module)
-        yield Entry(name, module, kind if len(shape) == 2 else Type.F32, shape)
+def tensor_names(config: Gemma3Config) -> list[tuple[str, str]]:
+    """(name in the file, module) of every tensor, in the file's order."""
+    return [(name, module) for name, module, _, _ in _names(config.num_hidden_layers)]
+
+
+def _names(layers: int) -> Iterator[tuple[str, str, str, int]]:
+    """(name in the file, module, role, layer) of every tensor, in the file's order."""
+    yield f"{EMBEDDING}.weight", "model.embed_tokens", EMBEDDING, 0
+    yield "output_norm.weight", "model.norm", "output_norm", 0
+    for layer in range(layers):
+        for ours, theirs in LAYER.items():
+            yield f"blk.{layer}.{theirs}.weight", f"model.layers.{layer}.{ours}", theirs, layer
 
 
 def weights_in(bundle: Bundle) -> int:
     """Numbers in the exported model: adapters are merged away."""
-    return sum(prod(entry.shape) for entry in _entries(bundle, Type.F32))
+    modules = (module for _, module, _, _ in _names(bundle.config.num_hidden_layers))
+    return sum(prod(_shape(bundle.model.get_submodule(module))) for module in modules)
 
 
 def _shape(module: nn.Module) -> tuple[int, ...]:
@@ -199,21 +244,42 @@ def _tokenizer(writer: gguf.GGUFWriter, bundle: Bundle) -> None:
         writer.add_chat_template(template)
 
 
-def _tensors(writer: gguf.GGUFWriter, entries: list[Entry]) -> None:
+def _importance_metadata(writer: gguf.GGUFWriter, importance: Importance) -> None:
+    """The keys that llama-quantize writes."""
+    writer.add_string("quantize.imatrix.dataset", importance.source)
+    writer.add_uint32("quantize.imatrix.entries_count", len(importance.columns))
+    writer.add_uint32("quantize.imatrix.chunks_count", importance.rows)
+
+
+def held_by(bundle: Bundle) -> Pieces:
+    """The weights of a bundle that holds them."""
+
+    def pieces(module: str) -> Iterator[Tensor]:
+        yield gguf_weight(bundle.model.get_submodule(module))
+
+    return pieces
+
+
+def _tensors(writer: gguf.GGUFWriter, entries: list[Entry], pieces: Pieces, importance: Importance | None) -> None:
     """Announce every tensor, then convert and write one after the other."""
     for entry in entries:
-        block, size = gguf.GGML_QUANT_SIZES[entry.kind]
-        stored = (*entry.shape[:-1], entry.shape[-1] // block * size)
-        writer.add_tensor_info(entry.name, stored, np.dtype(np.uint8), entry.bytes, raw_dtype=entry.kind)
+        writer.add_tensor_info(entry.name, entry.stored, np.dtype(np.uint8), entry.bytes, raw_dtype=entry.choice.kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     wrong: list[str] = []
     for entry in entries:
-        weight = gguf_weight(entry.module)
-        wrong += _misfits(entry, weight)
+        columns = importance.columns.get(entry.module) if importance is not None else None
+        out, at = np.empty((prod(entry.shape[:-1]), entry.stored[-1]), np.uint8), 0
+        for piece in pieces(entry.module):
+            rows = piece.reshape(-1, entry.shape[-1])
+            wrong += _misfits(entry, rows)
+            if not wrong:
+                out[at : at + len(rows)] = convert(rows, entry.choice.kind, columns)
+            at += len(rows)
+        assert at == len(out), (entry.name, at)
         if not wrong:
-            writer.write_tensor_data(convert(weight, entry.kind))
+            writer.write_tensor_data(out)
     if wrong:
         raise InputError("values that the file cannot hold: " + "; ".join(wrong))
 
@@ -231,33 +297,30 @@ def _misfits(entry: Entry, weight: Tensor) -> list[str]:
     largest = float(weight.detach().abs().max())
     if not np.isfinite(largest):
         return [f"{entry.name} holds {largest}"]
-    if entry.kind is Type.F16 and largest > LARGEST_F16:
+    if entry.choice.kind is Type.F16 and largest > LARGEST_F16:
         return [f"{entry.name} reaches {largest:g}, above f16's {LARGEST_F16:g}; use bf16 or q8_0"]
     return []
 
 
 @torch.no_grad()
-def convert(weight: Tensor, kind: Type) -> np.ndarray:
-    """`weight` in the file's bytes (uint8, rows as in `weight`), through fp32, a chunk of rows at a time."""
-    rows = weight.reshape(-1, weight.shape[-1])
-    block, size = gguf.GGML_QUANT_SIZES[kind]
-    out = np.empty((rows.shape[0], rows.shape[1] // block * size), np.uint8)
-    step = max(1, CHUNK_ELEMENTS // rows.shape[1])
-    for at in range(0, rows.shape[0], step):
-        values = rows[at : at + step].float().cpu().contiguous().numpy()
-        out[at : at + step] = gguf.quants.quantize(values, kind).view(np.uint8)
-    return out
+def convert(rows: Tensor, kind: Type, importance: np.ndarray | None = None) -> np.ndarray:
+    """Rows [O, I] in the file's bytes: uint8 [O, bytes of a row]. importance: fp32 [I], for quantised types."""
+    if kind in FLOATS:
+        return rows.to(FLOATS[kind]).cpu().contiguous().view(torch.uint8).numpy()
+    return quantise(rows.float().cpu().contiguous().numpy(), kind, importance)
 
 
-def _check_space(path: Path, needed: int) -> None:
+def check_space(path: Path, needed: int) -> None:
+    """Raise InputError when the disk has less room than `needed` bytes."""
     free = shutil.disk_usage(path.parent).free
     if free < needed:
         raise InputError(f"{path}: the file needs {needed:,} bytes and the disk has {free:,} free; give another folder")
 
 
 @contextmanager
-def _written_whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, synced and renamed to it at the end, removed on an error."""
+def written_whole(path: Path) -> Iterator[Path]:
+    """For a file that appears whole or not at all: a temporary name beside `path`, synced and renamed to it at the
+    end, removed on an error."""
     temporary = path.with_name(path.name + ".partial")
     try:
         yield temporary

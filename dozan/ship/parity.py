@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from gguf import GGMLQuantizationType as Type
 
 from dozan.chat.tokens import BOS
 from dozan.errors import InputError
@@ -21,6 +23,8 @@ from dozan.kernels import TrieAttention
 from dozan.model.bundle import Bundle
 from dozan.model.gemma3 import Gemma3
 from dozan.ship import llamacpp
+from dozan.ship.gguf import Pieces, held_by, tensor_names
+from dozan.ship.weight_check import WeightErrors, check_weights
 
 TAIL = 48
 """Positions compared at the end of each row, fewer where that is too much memory."""
@@ -39,16 +43,23 @@ PROBE_LINES = (
 
 @dataclass(frozen=True)
 class Gate:
-    """Largest differences allowed. `difference` is in units of the logits' standard deviation, or of 1 below that."""
+    """Largest differences allowed. `difference` is in units of the logits' standard deviation, or of 1 below that.
+    `grows`: whether depth may widen them."""
 
     difference: float
     kl: float
     top1: float
+    grows: bool = True
 
     def at_depth(self, layers: int) -> Gate:
         """Rounding adds up over layers: beyond DEPTH differences may grow in proportion, KL with their square."""
-        factor = max(1.0, layers / DEPTH)
-        return Gate(self.difference * factor, self.kl * factor**2, self.top1)
+        factor = max(1.0, layers / DEPTH) if self.grows else 1.0
+        return Gate(self.difference * factor, self.kl * factor**2, self.top1, self.grows)
+
+    def or_looser(self, other: Gate) -> Gate:
+        """What passes either way."""
+        return Gate(max(self.difference, other.difference), max(self.kl, other.kl), min(self.top1, other.top1),
+                    self.grows and other.grows)  # fmt: skip
 
 
 DEPTH = 18
@@ -58,14 +69,27 @@ GATES = {
     "f16": Gate(3e-2, 1e-4, 0.98),
     "bf16": Gate(0.4, 2e-3, 0.93),
     "q8_0": Gate(0.8, 8e-3, 0.88),
+    "q6_k": Gate(6.0, 0.1, 0.85, grows=False),
+    "q5_k_m": Gate(6.0, 0.25, 0.6, grows=False),
+    "q4_k_m": Gate(8.0, 0.5, 0.5, grows=False),
+    "q4_0": Gate(10.0, 0.8, 0.4, grows=False),
+    "iq4_xs": Gate(8.0, 0.7, 0.4, grows=False),
 }
-"""Three to five times what random models of 7 to 13 layers show: they are worse than trained ones, whose logits are
+"""Two to five times what random models of 7 to 18 layers show: they are worse than trained ones, whose logits are
 further apart. llama.cpp's tanh-GELU goes through a table of f16, which alone makes f32 files differ by 2e-3."""
+EMBEDDING_GATES = {Type.Q5_K: "q5_k_m", Type.Q4_K: "q4_k_m"}
+"""Types of the embedding that are no file's -> the file type whose gate they have."""
 MERGED_GATE = Gate(1e-4, 1e-7, 0.999)
+
+
+Logits = Callable[[Sequence[Sequence[int]], int], Iterable[np.ndarray]]
+"""(rows of token ids, tail) -> fp32 [min(T, tail), V] of each row's last positions."""
 
 
 class ExportFailed(InputError):
     """What was written does not compute what the model computes."""
+
+    exit_status = 1
 
 
 @dataclass(frozen=True)
@@ -105,20 +129,36 @@ class Certificate:
     lines_equal: int
     stop_ids: tuple[int, ...]
     failures: tuple[str, ...]
+    weights: WeightErrors
 
 
-def certify(bundle: Bundle, gguf: str | Path, kind: str, rows: Sequence[Sequence[int]] = (), lines: Sequence[str] = ()
-            ) -> Certificate:  # fmt: skip
+def gate_of(kind: str, embedding: Type | None = None) -> Gate:
+    """The gate of a file's type, or of its embedding's where that is looser."""
+    if embedding is None:
+        return GATES[kind]
+    return GATES[kind].or_looser(GATES[EMBEDDING_GATES.get(embedding, embedding.name.lower())])
+
+
+def certify(
+    bundle: Bundle, gguf: str | Path, kind: str, rows: Sequence[Sequence[int]] = (), lines: Sequence[str] = (),
+    embedding: Type | None = None, logits: Logits | None = None, pieces: Pieces | None = None,
+) -> Certificate:  # fmt: skip
     """Compare a GGUF with the model it came from (weights in fp32) on `rows` of token ids and on the ids of `lines`,
-    beside rows and lines of our own.
+    beside rows and lines of our own, and each of its tensors with the weight that it was made of.
 
-    Writes the certificate. Raises ExportFailed, after renaming the file to `.FAILED`, when it is outside its gate.
+    embedding: the embedding's type where it has one of its own. logits, pieces: give the reference and the weights when
+    `bundle` holds none. Writes the certificate. Raises ExportFailed, after renaming the file to `.FAILED`, when it is
+    outside its gate.
     """
     path = Path(gguf)
     _check_dtype(bundle.model)
     probes = [*(list(row) for row in rows), *probe_rows(bundle)]
     try:
-        certificate = _measure(bundle, path, kind, probes, [*PROBE_LINES, *lines])
+        reference = logits or partial(reference_logits, bundle.model)
+        check = partial(check_weights, path, tensor_names(bundle.config), pieces or held_by(bundle))
+        certificate = _measure(
+            bundle, path, kind, gate_of(kind, embedding), probes, [*PROBE_LINES, *lines], reference, check
+        )
     except InputError as error:
         raise ExportFailed(f"{_mark_failed(path)}: llama.cpp cannot run the file: {error}") from error
     write_certificate(path.with_suffix(".parity.json"), certificate)
@@ -128,20 +168,24 @@ def certify(bundle: Bundle, gguf: str | Path, kind: str, rows: Sequence[Sequence
     return certificate
 
 
-def _measure(bundle: Bundle, path: Path, kind: str, probes: list[list[int]], texts: list[str]) -> Certificate:
+def _measure(
+    bundle: Bundle, path: Path, kind: str, gate: Gate, probes: list[list[int]], texts: list[str], logits: Logits,
+    check: Callable[[], tuple[WeightErrors, list[str]]],
+) -> Certificate:  # fmt: skip
     tail = max(1, min(TAIL, LOGIT_BYTES // (4 * bundle.config.vocab_size * len(probes))))
     stops = tuple(bundle.tokenizer.id(token) for token in bundle.chat.stop_tokens)
     found = llamacpp.inspect(path, probes, tail, texts, stops)
-    difference = compare(reference_logits(bundle.model, probes, tail), found.logits)
+    difference = compare(logits(probes, tail), found.logits)
     wrong = [text for ids, text in zip(found.tokens, texts, strict=True) if ids != bundle.tokenizer.encode(text)]
     deaf = [i for i, ends in zip(stops, found.ends, strict=True) if not ends]
-    gate = GATES[kind].at_depth(bundle.config.num_hidden_layers)
-    failures = difference.failures(gate)
+    gate = gate.at_depth(bundle.config.num_hidden_layers)
+    weights, unlike = check()
+    failures = difference.failures(gate) + unlike
     failures += [f"{len(wrong)} texts have other token ids, e.g. {wrong[0][:60]!r}"] if wrong else []
     failures += [f"llama.cpp does not stop at {deaf}"] if deaf else []
     size, equal = path.stat().st_size, len(texts) - len(wrong)
     return Certificate(path.name, kind, size, file_sha256(path), len(probes), difference, gate,
-                       len(texts), equal, stops, tuple(failures))  # fmt: skip
+                       len(texts), equal, stops, tuple(failures), weights)  # fmt: skip
 
 
 def _mark_failed(path: Path) -> Path:

@@ -18,11 +18,26 @@ _HEAD_ROWS = 8192
 """Rows of the embedding multiplied at a time."""
 
 
+Watch = Callable[[str, Tensor], None]
+"""Called with the name of a linear and its input [T, I]."""
+
+
 @torch.no_grad()
 def streamed_logits(
     config: Gemma3Config, weight: Callable[[str], Tensor], embedding: Stored, rows: Sequence[Sequence[int]], tail: int
 ) -> list[np.ndarray]:
-    """Logits [at most `tail`, V] of each row's last positions, on the CPU in fp32.
+    """Logits [at most `tail`, V] of each row's last positions, on the CPU in fp32; see `streamed_hidden`."""
+    tails = [hidden[-tail:] for hidden in streamed_hidden(config, weight, embedding, rows)]
+    logits = _times_embedding(torch.cat(tails), embedding)
+    return [part.numpy() for part in logits.split([len(part) for part in tails])]
+
+
+@torch.no_grad()
+def streamed_hidden(
+    config: Gemma3Config, weight: Callable[[str], Tensor], embedding: Stored, rows: Sequence[Sequence[int]],
+    watch: Watch | None = None,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """The final hidden states [T, D] of each row, on the CPU in fp32.
 
     weight: gives a tensor in fp32 by its text-only name, anything but the embedding; it is asked once for each, and a
     layer's are let go before those of the next are made. rows: token ids, all in one pass, none seeing another.
@@ -34,14 +49,20 @@ def streamed_logits(
     _put(model.model.norm, "weight", weight("model.norm.weight"))
     for index, layer in enumerate(model.model.layers):
         _borrow(layer, f"model.layers.{index}.", weight)
+    if watch is not None:
+        _watch(model, watch)
     ends = np.cumsum([len(row) for row in rows]).tolist()
     ids = torch.tensor([place[token] for row in rows for token in row])
     position = torch.cat([torch.arange(len(row)) for row in rows])
     end = torch.cat([torch.full((len(row),), last) for row, last in zip(rows, ends, strict=True)])
-    hidden = model(ids, position, TrieAttention(position, end, config.sliding_window, config.scale))
-    tails = [hidden[max(last - len(row), last - tail) : last] for row, last in zip(rows, ends, strict=True)]
-    logits = _times_embedding(torch.cat(tails), embedding)
-    return [part.numpy() for part in logits.split([len(part) for part in tails])]
+    hidden: Tensor = model(ids, position, TrieAttention(position, end, config.sliding_window, config.scale))
+    return hidden.split([len(row) for row in rows])
+
+
+def _watch(model: nn.Module, watch: Watch) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_pre_hook(lambda _, inputs, name=name: watch(name, inputs[0]))
 
 
 def _times_embedding(hidden: Tensor, embedding: Stored) -> Tensor:
