@@ -168,7 +168,7 @@ def _write_answer(writer: Writer, turn: Turn, schemas: Mapping[str, Mapping[str,
 def _write_call(writer: Writer, call: Call, schema: Mapping[str, Json]) -> None:
     writer.control(START_CALL)
     writer.text(f"call:{call.name}")
-    _write_value(writer, written_arguments(call.arguments, schema))
+    write_value(writer, written_arguments(call.arguments, schema))
     writer.control(END_CALL)
 
 
@@ -178,14 +178,14 @@ def _write_responses(writer: Writer, turn: Turn, opened: bool) -> None:
         if i or not opened:
             writer.control(START_RESPONSE)
         writer.text(f"response:{name}")
-        _write_value(writer, response if isinstance(response, Mapping) else {"value": response})
+        write_value(writer, response if isinstance(response, Mapping) else {"value": response})
         writer.control(END_RESPONSE)
 
 
 def _write_declaration(writer: Writer, declaration: Declaration) -> None:
     writer.control(START_DECLARATION)
     writer.text(f"declaration:{declaration.name}{{description:")
-    _write_value(writer, declaration.description)
+    write_value(writer, declaration.description)
     if declaration.parameters is not None:
         writer.text(",parameters:{")
         if declaration.parameters["properties"]:
@@ -194,10 +194,10 @@ def _write_declaration(writer: Writer, declaration: Declaration) -> None:
             writer.text("},")
         if declaration.parameters["required"]:
             writer.text("required:")
-            _write_value(writer, declaration.parameters["required"])
+            write_value(writer, declaration.parameters["required"])
             writer.text(",")
         writer.text("type:")
-        _write_value(writer, declaration.parameters["type"])
+        write_value(writer, declaration.parameters["type"])
         writer.text("}")
     writer.text("}")
     writer.control(END_DECLARATION)
@@ -206,23 +206,23 @@ def _write_declaration(writer: Writer, declaration: Declaration) -> None:
 def _write_properties(writer: Writer, properties: Mapping[str, Json]) -> None:
     for i, (name, schema) in enumerate(_sorted(properties)):
         writer.text(f"{',' if i else ''}{name}:{{description:")
-        _write_value(writer, schema["description"])
+        write_value(writer, schema["description"])
         if schema.get("enum"):
             writer.text(",enum:")
-            _write_value(writer, schema["enum"])
+            write_value(writer, schema["enum"])
         if schema["type"] == "OBJECT":
             writer.text(",properties:{")
             _write_properties(writer, schema["properties"])
             writer.text("}")
             if schema["required"]:
                 writer.text(",required:")
-                _write_value(writer, schema["required"])
+                write_value(writer, schema["required"])
         if schema.get("items"):
             writer.text(",items:{")
             _write_items(writer, schema["items"])
             writer.text("}")
         writer.text(",type:")
-        _write_value(writer, schema["type"])
+        write_value(writer, schema["type"])
         writer.text("}")
 
 
@@ -234,10 +234,10 @@ def _write_items(writer: Writer, items: Mapping[str, Json]) -> None:
             _write_properties(writer, value)
             writer.text("}")
         else:
-            _write_value(writer, value, escape_keys=True)
+            write_value(writer, value, escape_keys=True)
 
 
-def _write_value(writer: Writer, value: Json, escape_keys: bool = False) -> None:
+def write_value(writer: Writer, value: Json, escape_keys: bool = False) -> None:
     """One value; the keys of objects are sorted without regard to case, and escaped only in a list's item schema."""
     if isinstance(value, str):
         writer.control(ESCAPE)
@@ -249,15 +249,15 @@ def _write_value(writer: Writer, value: Json, escape_keys: bool = False) -> None
         writer.text("{")
         for i, (key, item) in enumerate(_sorted(value)):
             writer.text("," if i else "")
-            _write_value(writer, key) if escape_keys else writer.text(key)
+            write_value(writer, key) if escape_keys else writer.text(key)
             writer.text(":")
-            _write_value(writer, item, escape_keys)
+            write_value(writer, item, escape_keys)
         writer.text("}")
     elif isinstance(value, list):
         writer.text("[")
         for i, item in enumerate(value):
             writer.text("," if i else "")
-            _write_value(writer, item, escape_keys)
+            write_value(writer, item, escape_keys)
         writer.text("]")
     else:
         writer.text(str(value))

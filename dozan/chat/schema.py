@@ -128,10 +128,10 @@ def clean_schema(value: Json, where: str, notes: Notes, root: bool = False) -> d
     if not isinstance(value, Mapping):
         notes.error(where, f"expected a JSON Schema object, found {type(value).__name__}")
         return {"type": "STRING", "description": ""}
-    schema = _merge_union({key: item for key, item in value.items() if item is not None}, where, notes)
+    schema = merge_union({key: item for key, item in value.items() if item is not None}, where, notes)
     if "$ref" in schema:
         notes.error(f"{where}.$ref", "references have no form; write the schema out in its place")
-    cleaned: dict[str, Json] = {"type": _type(schema, where, notes)}
+    cleaned: dict[str, Json] = {"type": schema_type(schema, where, notes)}
     printed = {"type", "description"}
     if cleaned["type"] == "OBJECT":
         printed |= {"properties", "required"}
@@ -185,13 +185,13 @@ def _items(value: Mapping[str, Json], where: str, notes: Notes) -> dict[str, Jso
         elif key == "required":
             cleaned[key] = _required(item, f"{where}.{key}", notes)
         elif key == "type":
-            cleaned[key] = _type(value, where, notes)
+            cleaned[key] = schema_type(value, where, notes)
         else:
             cleaned[key] = clean_value(item, f"{where}.{key}", notes)
     return cleaned
 
 
-def _type(schema: Mapping[str, Json], where: str, notes: Notes) -> str:
+def schema_type(schema: Mapping[str, Json], where: str, notes: Notes) -> str:
     """The type in capitals; a missing one is guessed, and a union becomes its first type that is not null."""
     given = schema.get("type")
     if isinstance(given, list):
@@ -211,7 +211,7 @@ def _type(schema: Mapping[str, Json], where: str, notes: Notes) -> str:
     return _TYPES[name]
 
 
-def _merge_union(schema: dict[str, Json], where: str, notes: Notes) -> dict[str, Json]:
+def merge_union(schema: dict[str, Json], where: str, notes: Notes) -> dict[str, Json]:
     """A union of one schema (and null) merged into its parent; a wider one is left, and gives the type of its first."""
     for key in _UNIONS:
         options = schema.get(key)

@@ -74,6 +74,13 @@ class Tokenizer:
         """Whether the vocabulary holds `token`."""
         return token in self._ids
 
+    def definition(self) -> str:
+        """The text of a tokenizer.json that marks every control token as special, for who must tell them from text."""
+        definition = json.loads(self._plain.to_str())
+        plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        marked = [{"id": i, "content": token, **plain, "special": True} for i, token in sorted(self._control.items())]
+        return json.dumps({**definition, "added_tokens": definition["added_tokens"] + marked})
+
     @property
     def control_ids(self) -> frozenset[int]:
         """The ids that plain text never gives."""

@@ -2,7 +2,8 @@
 
 So a GPU captures one step as a CUDA graph and replays it: launching some hundred small kernels for each token would
 take ten times as long as running them. What the host would know (which slots are taken, which rows have ended) is in
-tensors; it looks at them every LOOK tokens. A row that has ended is computed on, to no effect, until its batch ends.
+tensors; it looks at them every LOOK tokens, and at each token where rows are held to a grammar. A row that has ended is
+computed on, to no effect, until its batch ends.
 Shapes: B rows, M own slots, P shared slots, N tokens of an answer, L layers, K key/value heads, E head size.
 """
 
@@ -10,12 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from dozan.kernels.decode import DecodeAttention
 from dozan.model.gemma3 import Gemma3
+
+if TYPE_CHECKING:
+    from dozan.judge.guide import Guide
 
 LOOK = 8
 """Tokens between two looks of the host at whether all rows have ended."""
@@ -73,10 +78,16 @@ class State:
 
 
 class Decoder:
-    """Decodes batches of the given shapes one after the other; their tensors share memory, so do their graphs."""
+    """Decodes batches of the given shapes one after the other; their tensors share memory, so do their graphs.
 
-    def __init__(self, model: Gemma3, shapes: Collection[Shape], max_new_tokens: int, stops: Collection[int]) -> None:
-        self._model, self._width = model, max_new_tokens
+    `guided`: they will be decoded with guides.
+    """
+
+    def __init__(
+        self, model: Gemma3, shapes: Collection[Shape], max_new_tokens: int, stops: Collection[int],
+        guided: bool = False,
+    ) -> None:  # fmt: skip
+        self._model, self._width, self._keeps_logits = model, max_new_tokens, guided
         like, config = model.model.norm.weight, model.config
         slot = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
         self._own = like.new_zeros(slot * max((s.rows * s.own for s in shapes), default=0))
@@ -85,6 +96,7 @@ class Decoder:
         self._pool = torch.cuda.graph_pool_handle() if like.is_cuda else None
         self._states: dict[Shape, State] = {}
         self._steps: dict[Shape, Callable[[], None]] = {}
+        self._logits: Tensor | None = None
 
     def state(self, shape: Shape) -> State:
         """The tensors of a shape, for the caller to fill `shared` and `own`."""
@@ -93,25 +105,59 @@ class Decoder:
         return self._states[shape]
 
     def decode(
-        self, shape: Shape, prefix: int, first: Tensor, slots: Sequence[int], limits: Sequence[int]
-    ) -> list[list[int]]:
+        self, shape: Shape, prefix: int, first: Tensor, slots: Sequence[int], limits: Sequence[int],
+        guides: Sequence[Guide] | None = None,
+    ) -> list[list[int]]:  # fmt: skip
         """The answers of as many rows as there are `slots`, without the stop id.
 
         prefix: the shared keys that are real. first int64: the rows' first tokens, not yet in the cache; slots: the
-        own tokens that are; limits: the most tokens of each answer, at least 1 and at most N.
+        own tokens that are; limits: the most tokens of each answer, at least 1 and at most N; guides: those of the
+        rows, after their first tokens.
         """
         state = self._states[shape]
         self._begin(state, prefix, first, slots, limits)
-        done, longest = 1, max(limits)
+        done = self._free(shape, max(limits)) if guides is None else self._guided(shape, limits, guides)
+        stops = set(self._stops.tolist())
+        found = state.answers[: len(slots), :done].tolist()
+        return [_cut(answer[:limit], stops) for answer, limit in zip(found, limits, strict=True)]
+
+    def _free(self, shape: Shape, longest: int) -> int:
+        """Steps until all rows have ended; gives how many tokens their answers have with the first."""
+        state, done = self._states[shape], 1
         while done < longest:
             for _ in range(min(LOOK, longest - done)):
                 self._next(shape)
                 done += 1
             if bool(state.ended.all()):
                 break
-        stops = set(self._stops.tolist())
-        found = state.answers[: len(slots), :done].tolist()
-        return [_cut(answer[:limit], stops) for answer, limit in zip(found, limits, strict=True)]
+        return done
+
+    def _guided(self, shape: Shape, limits: Sequence[int], guides: Sequence[Guide]) -> int:
+        """As `_free`; what a row's guide refuses is replaced before the next step."""
+        from dozan.judge.guide import corrected
+
+        state, stops, done = self._states[shape], set(self._stops.tolist()), 1
+        first = state.id.tolist()
+        running = [row for row, limit in enumerate(limits) if first[row] not in stops and limit > 1]
+        while running:
+            self._next(shape)
+            assert self._logits is not None
+            chosen = state.id.tolist()
+            left = [limit - done for limit in limits]
+            found = corrected(self._logits, chosen, running, guides, left)
+            changed = [row for row in running if found[row] != chosen[row]]
+            if changed:
+                self._replace(state, changed, [found[row] for row in changed], done)
+            done += 1
+            running = [row for row in running if found[row] not in stops and done < limits[row]]
+        return done
+
+    def _replace(self, state: State, rows: list[int], tokens: list[int], column: int) -> None:
+        """Puts other tokens in the place of the newest ones of some rows that have not ended before."""
+        at, new = torch.tensor([rows, tokens], device=state.id.device)
+        state.id[at] = new
+        state.answers[at, column] = new
+        state.ended[at] = self._stopped(new) | (state.limit[at] <= state.count)
 
     def _next(self, shape: Shape) -> None:
         """A step, on a GPU a replay of it, but for the first of a shape, which prepares the kernels."""
@@ -128,7 +174,10 @@ class Decoder:
         config = self._model.config
         attend = DecodeAttention(state.shared, state.own, state.slot, state.length, config.sliding_window, config.scale)
         hidden = self._model(state.id, state.length + state.slot, attend)
-        chosen = self._model.logits(hidden).argmax(-1)
+        logits = self._model.logits(hidden)
+        chosen = logits.argmax(-1)
+        # A graph's memory for them is its own as long as they are kept.
+        self._logits = logits if self._keeps_logits else None
         state.id.copy_(chosen)
         state.answers.index_copy_(1, state.count, chosen[:, None])
         state.count.add_(1)
@@ -146,11 +195,18 @@ class Decoder:
             side.wait_stream(main)
             with torch.cuda.stream(side):
                 self.step(state)
+                taken = self._logits
                 graph.capture_begin(pool=self._pool)
                 self.step(state)
                 graph.capture_end()
             main.wait_stream(side)
-        return graph.replay
+        captured, self._logits = self._logits, taken
+
+        def replay() -> None:
+            graph.replay()
+            self._logits = captured
+
+        return replay
 
     def _begin(self, state: State, prefix: int, first: Tensor, slots: Sequence[int], limits: Sequence[int]) -> None:
         rows, device = len(slots), first.device

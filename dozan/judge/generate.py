@@ -23,6 +23,8 @@ from dozan.kernels.decode import attended, hidden_keys
 from dozan.model.gemma3 import Gemma3
 
 if TYPE_CHECKING:
+    from dozan.chat.grammar import Grammar
+    from dozan.judge.guide import Guide, Guides
     from dozan.model.bundle import Bundle
 
 Progress = Callable[[int, int], None]
@@ -61,15 +63,24 @@ def generate(
     max_new_tokens: int,
     on_progress: Progress | None = None,
     batch_rows: int | None = None,
+    grammars: Sequence[Grammar] | None = None,
 ) -> list[list[int]]:
     """The greedy answer to each prompt, in order, without the stop id that ended it.
 
     Prompts hold their own <bos>. `on_progress(rows done, rows)` is called as rows end. A row also ends where the
-    model's context does. Without `batch_rows` the device decides. Raises InputError for an empty or too long prompt, or
-    a limit below 1.
+    model's context does. Without `batch_rows` the device decides. With `grammars`, one a prompt, each token is the most
+    likely that its grammar allows, and every answer is checked against it. Raises InputError for an empty or too long
+    prompt, a limit below 1, and a grammar that cannot be used or ended within the limit.
     """
     stops = {bundle.tokenizer.id(token) for token in bundle.chat.stop_tokens if bundle.tokenizer.has(token)}
-    return generate_ids(bundle.model, prompts, max_new_tokens, stops, on_progress, batch_rows)
+    if grammars is None:
+        return generate_ids(bundle.model, prompts, max_new_tokens, stops, on_progress, batch_rows)
+    from dozan.judge.guide import Guides
+
+    guides = Guides(bundle.tokenizer, stops, grammars)
+    answers = generate_ids(bundle.model, prompts, max_new_tokens, stops, on_progress, batch_rows, guides)
+    guides.check_answers(answers)
+    return answers
 
 
 @torch.inference_mode()
@@ -80,13 +91,17 @@ def generate_ids(
     stops: set[int],
     on_progress: Progress | None = None,
     batch_rows: int | None = None,
+    guides: Guides | None = None,
 ) -> list[list[int]]:
-    """`generate` for a bare model; `stops` are the ids that end a row."""
-    _check(prompts, max_new_tokens, model.config.max_position_embeddings)
+    """`generate` for a bare model; `stops` are the ids that end a row, `guides` hold the rows to their grammars."""
+    context = model.config.max_position_embeddings
+    _check(prompts, max_new_tokens, context)
+    if guides is not None:
+        guides.check_limits([min(max_new_tokens, context - len(prompt)) for prompt in prompts])
     answers: list[list[int]] = [[] for _ in prompts]
     training = model.training
     model.eval()
-    for done, (row, answer) in enumerate(_answers(model, prompts, max_new_tokens, stops, batch_rows), start=1):
+    for done, (row, answer) in enumerate(_answers(model, prompts, max_new_tokens, stops, batch_rows, guides), 1):
         answers[row] = answer
         if on_progress:
             on_progress(done, len(prompts))
@@ -95,8 +110,9 @@ def generate_ids(
 
 
 def _answers(
-    model: Gemma3, prompts: Sequence[Sequence[int]], max_new_tokens: int, stops: set[int], batch_rows: int | None
-) -> Iterator[tuple[int, list[int]]]:
+    model: Gemma3, prompts: Sequence[Sequence[int]], max_new_tokens: int, stops: set[int], batch_rows: int | None,
+    guides: Guides | None,
+) -> Iterator[tuple[int, list[int]]]:  # fmt: skip
     """Each row and its answer, batch by batch."""
     device = model.device
     means = effort(device)
@@ -104,12 +120,15 @@ def _answers(
     groups = group_prompts(prompts, max_new_tokens, batch_rows or means.batch_rows, own_slots, means.batch_cost)
     orders = [sorted(group.rows, key=lambda row: -len(prompts[row])) for group in groups]
     batches = [
-        _Batch(model, [prompts[row] for row in rows], group.shared, max_new_tokens, stops, means.prefill_tokens)
+        _Batch(
+            model, [prompts[row] for row in rows], group.shared, max_new_tokens, stops, means.prefill_tokens,
+            None if guides is None else [guides.begin(row) for row in rows],
+        )  # fmt: skip
         for group, rows in zip(groups, orders, strict=True)
     ]
     if decodes_statically(device):
         shapes = few_shapes([batch.shape for batch in batches], own_slots)
-        decoder = Decoder(model, set(shapes), max_new_tokens, stops)
+        decoder = Decoder(model, set(shapes), max_new_tokens, stops, guided=guides is not None)
         ended = (batch.run_static(decoder, shape) for batch, shape in zip(batches, shapes, strict=True))
     else:
         ended = (batch.run() for batch in batches)
@@ -268,8 +287,9 @@ class _Batch:
 
     def __init__(
         self, model: Gemma3, prompts: Sequence[Sequence[int]], shared: int, max_new_tokens: int, stops: set[int],
-        prefill_tokens: int,
+        prefill_tokens: int, guides: list[Guide] | None = None,
     ) -> None:  # fmt: skip
+        self.guides = guides
         self.model, self.stops, self.prefill_tokens = model, stops, prefill_tokens
         self.answers: list[list[int]] = [[] for _ in prompts]
         context = model.config.max_position_embeddings
@@ -290,7 +310,7 @@ class _Batch:
         trunk = Cache.empty(self.model, None, 1, len(self.trunk))
         self._compute_trunk(trunk)
         cache = Cache.empty(self.model, trunk.own[:, :, 0], self.shape.rows, self.shape.own)
-        chosen: list[int] = self._choose(self._prefill(cache, self.rests)).tolist()
+        chosen: list[int] = self._choose(self._prefill(cache, self.rests), rows).tolist()
         while rows:
             for slot in reversed(range(len(rows))):
                 if self._ends(rows[slot], chosen[slot]):
@@ -300,7 +320,7 @@ class _Batch:
                         column[slot] = column[-1]
                         column.pop()
             if rows:
-                chosen = self._choose(self._extend(cache, [[token] for token in chosen], lengths)).tolist()
+                chosen = self._choose(self._extend(cache, [[token] for token in chosen], lengths), rows).tolist()
                 lengths = [length + 1 for length in lengths]
         return ended
 
@@ -309,9 +329,10 @@ class _Batch:
         state, prefix = decoder.state(shape), len(self.trunk)
         shared = state.shared[:, :, :, shape.shared - prefix :]
         self._compute_trunk(Cache(shared[:, :, :, :0], shared[:, :, None]))
-        first = self._choose(self._prefill(Cache(shared, state.own), self.rests))
+        rows = range(len(self.rests))
+        first = self._choose(self._prefill(Cache(shared, state.own), self.rests), rows)
         lengths = [len(rest) for rest in self.rests]
-        self.answers = decoder.decode(shape, prefix, first, lengths, self.limits)
+        self.answers = decoder.decode(shape, prefix, first, lengths, self.limits, self.guides)
         return range(len(self.answers))
 
     def _ends(self, row: int, token: int) -> bool:
@@ -346,6 +367,12 @@ class _Batch:
         hidden: Tensor = self.model(ids, attend.position, attend)
         return hidden[attend.last]
 
-    def _choose(self, hidden: Tensor) -> Tensor:
-        """[B, D] -> the most likely tokens, int64 [B]."""
-        return self.model.logits(hidden).argmax(-1)
+    def _choose(self, hidden: Tensor, rows: Sequence[int]) -> Tensor:
+        """[B, D] of these rows -> their most likely tokens, of those that their guides allow, int64 [B]."""
+        logits = self.model.logits(hidden)
+        if self.guides is None:
+            return logits.argmax(-1)
+        from dozan.judge.guide import guided
+
+        left = [self.limits[row] - len(self.answers[row]) for row in rows]
+        return torch.tensor(guided(logits, [self.guides[row] for row in rows], left), device=logits.device)

@@ -26,10 +26,12 @@ Progress = Callable[[int, int], None]
 
 
 def complete(gguf: str | Path, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop_ids: Sequence[int],
-             on_progress: Progress | None = None, seconds: float = 3600.0) -> list[list[int]]:  # fmt: skip
+             on_progress: Progress | None = None, seconds: float = 3600.0, grammars: GgufGrammars | None = None,
+             ) -> list[list[int]]:  # fmt: skip
     """Greedy continuation of each prompt (ids, <bos> included), at most `max_new_tokens` ids, the stop id cut off.
 
-    Prompts that share a prefix share its keys and values. Raises InputError when the file cannot be run.
+    Prompts that share a prefix share its keys and values. With `grammars`, each token is the most likely that its
+    prompt's grammar allows. Raises InputError when the file cannot be run, or a grammar not be read.
     """
     ids = [[int(i) for i in prompt] for prompt in prompts]
     _refuse_empty(ids, "prompt")
@@ -37,8 +39,32 @@ def complete(gguf: str | Path, prompts: Sequence[Sequence[int]], max_new_tokens:
         raise InputError(f"max_new_tokens is {max_new_tokens}; give at least 1")
     if not ids:
         return []
-    request = {"do": "complete", "prompts": ids, "max_new_tokens": max_new_tokens, "stop_ids": list(stop_ids)}
+    request = {"do": "complete", "prompts": ids, "max_new_tokens": max_new_tokens, "stop_ids": list(stop_ids),
+               **({} if grammars is None else grammars.request())}
     return list(_run(gguf, request, seconds, on_progress)[0])
+
+
+@dataclass(frozen=True)
+class GgufGrammars:
+    """texts: different grammars in GBNF; which: the one of each prompt; reserves: of each grammar how many tokens its
+    ending may need; closers: the ids that lead to an end, the best first."""
+
+    texts: Sequence[str]
+    which: Sequence[int]
+    reserves: Sequence[int]
+    closers: Sequence[int]
+
+    def request(self) -> dict[str, Any]:
+        return {"grammars": list(self.texts), "which": list(self.which), "reserves": list(self.reserves),
+                "closers": list(self.closers)}  # fmt: skip
+
+
+def accepts(gguf: str | Path, answers: Sequence[Sequence[int]], stop_ids: Sequence[int], grammars: GgufGrammars,
+            seconds: float = 600.0) -> list[bool]:  # fmt: skip
+    """Whether llama.cpp, by each answer's grammar, takes its ids (no stop id) to the end. Raises InputError."""
+    plain = [[int(i) for i in answer] for answer in answers]
+    request = {"do": "accepts", "answers": plain, "stop_ids": list(stop_ids), **grammars.request()}
+    return list(_run(gguf, request, seconds, None)[0])
 
 
 @dataclass(frozen=True)
