@@ -108,9 +108,9 @@ class ModelRecipe(_Section):
 
 
 class ScoreRecipe(_Section):
-    """Scores by generation while training, on `rows` of the held-out rows (0: none), every `steps` steps (null: with each
-    evaluation of the loss). The adapter that is best `by` a score is the run's; `patience` scorings in a row without a
-    better one end the run (null: never). `require` holds gates for `dozan compare`, such as normalised>=0.9."""
+    """Scores by generation while training, on `rows` of the held-out rows (0: none), every `steps` steps (null: with
+    each evaluation of the loss). The adapter that is best `by` a score is the run's; `patience` scorings in a row
+    without a better one end the run (null: never). `require`: gates for `dozan compare`, such as normalised>=0.9."""
 
     rows: int = Field(default=0, ge=0)
     steps: int | None = Field(default=None, ge=1)

@@ -18,6 +18,7 @@ from rich.table import Table
 
 import dozan
 from dozan.chat.gemma3 import GEMMA3
+from dozan.chat.grammar import answer_grammar
 from dozan.check.visible import isolate
 from dozan.errors import InputError
 from dozan.rows.example import Json
@@ -25,6 +26,7 @@ from dozan.ship.served import Served, serve
 
 if TYPE_CHECKING:
     from dozan.chat.format import Parsed
+    from dozan.chat.grammar import Grammar
     from dozan.judge.summary import Scores
 
 OnProgress = Callable[[int, int], None]
@@ -99,21 +101,22 @@ def show(parsed: Parsed) -> str:
     return "\n".join(lines) or "(an empty answer)"
 
 
-def chat(model: str, prompt: str | None, tools: Path | None, max_new_tokens: int) -> None:
-    """Answer one prompt, or each line of a conversation, with the parsed call."""
+def chat(model: str, prompt: str | None, tools: Path | None, max_new_tokens: int, grammar: bool = False) -> None:
+    """Answer one prompt, or each line of a conversation, with the parsed call; with `grammar` held to the tools'."""
     declarations = read_tools(tools or DEFAULT_TOOLS)
     served = serve(model)
     if tools is None and served.chat == GEMMA3:
         declarations = ()
+    held = answer_grammar(declarations, served.chat) if grammar else None
     if prompt is not None:
-        print_line(show(_reply(served, declarations, (), prompt, max_new_tokens)[0]))
+        print_line(show(_reply(served, declarations, (), prompt, max_new_tokens, held)[0]))
         return
     history: tuple[Json, ...] = ()
     if sys.stdin.isatty():
         console.print("Say something; an empty line ends it. Calls are shown, not carried out: after one, a new "
                       "conversation begins.")  # fmt: skip
     while (line := _read_line()) is not None:
-        parsed, history = _reply(served, declarations, history, line, max_new_tokens)
+        parsed, history = _reply(served, declarations, history, line, max_new_tokens, held)
         print_line(show(parsed))
 
 
@@ -125,13 +128,16 @@ def _read_line() -> str | None:
 
 
 def _reply(
-    served: Served, tools: Sequence[Json], history: Sequence[Json], prompt: str, max_new_tokens: int
-) -> tuple[Parsed, tuple[Json, ...]]:
+    served: Served, tools: Sequence[Json], history: Sequence[Json], prompt: str, max_new_tokens: int,
+    held: Grammar | None,
+) -> tuple[Parsed, tuple[Json, ...]]:  # fmt: skip
     """The answer to `prompt`, and the conversation to go on with: none after a call, which nobody answered."""
     asked = (*history, {"role": "user", "content": prompt})
     rendered = served.chat.render((*opening(bool(tools)), *asked), tools, generate=True, place="the prompt")
     ids = served.tokenizer.encode_rendered(rendered)[0]
-    parsed = served.chat.parse(served.tokenizer.decode(served.complete([ids], max_new_tokens, None)[0]))
+    grammars = None if held is None else [held]
+    (answer,) = served.complete([ids], max_new_tokens, grammars=grammars)
+    parsed = served.chat.parse(served.tokenizer.decode(answer))
     if parsed.calls or parsed.problems or not parsed.text.strip():
         return parsed, ()
     return parsed, (*asked, {"role": "assistant", "content": parsed.text})

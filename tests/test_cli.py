@@ -22,10 +22,11 @@ from dozan import cli, terminal
 from dozan.chat import FUNCTIONGEMMA, GEMMA3, ChatFormat, Tokenizer
 from dozan.errors import Interrupted
 from dozan.recipe import load_recipe
+from dozan.ship.parity import ExportFailed
 from dozan.ship.served import Served
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("demo", "train", "eval", "merge", "export", "run", "data")
+VERBS = ("demo", "plan", "train", "eval", "compare", "forget", "merge", "export", "run", "grammar", "data")
 SHORT = ("--set", "train.max_steps=2", "--set", "adapter.rank=4", "--set", "train.batch_size=2")
 Captured = pytest.CaptureFixture[str]
 
@@ -158,7 +159,7 @@ def chat_of(monkeypatch: pytest.MonkeyPatch, chat: ChatFormat, lines: list[str])
     """The prompts, as text, that a model which always says "hello" gets for what is said."""
     tokenizer, heard, said = Tokenizer.load(dozan.EMBEDDED_BASE), list[str](), iter([*lines, None])
 
-    def complete(prompts: Sequence[Sequence[int]], most: int, on_progress: object) -> list[list[int]]:
+    def complete(prompts: Sequence[Sequence[int]], *_: object, **__: object) -> list[list[int]]:
         heard.append(tokenizer.decode(prompts[0]))
         return [tokenizer.encode("hello")]
 
@@ -205,3 +206,13 @@ def test_the_opening_of_a_prompt_is_that_of_the_embedded_rows() -> None:
 
 def test_arabic_is_isolated() -> None:
     assert terminal.isolate("مرحبا") == "\u2068مرحبا\u2069"
+
+
+def test_a_file_that_fails_its_measurement_exits_with_1(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    def failed(*_: object) -> None:
+        raise ExportFailed("x.gguf.FAILED: the file does not compute what the model computes")
+
+    monkeypatch.setattr(dozan, "merge", failed)
+    with pytest.raises(SystemExit) as left:
+        cli.main(["merge", "run", "--out", "merged"])
+    assert left.value.code == 1 and "x.gguf.FAILED" in capsys.readouterr().err

@@ -117,7 +117,8 @@ def pair() -> dict[str, Scores]:
     late = row("a", "حوّل 50 لسارة", PAY, dialect="egyptian", kind="single")
     example = row("x", "حوّل 50 لسارة", PAY)
     right = score(example, PAY)
-    rows = [replace(right, id=r.id) if r.id in "bcd" else r for r in before.rows]
+    asked = [dict(id=r.id, query=r.query, gold=r.gold, gold_text=r.gold_text) for r in before.rows]
+    rows = [replace(right, **of) if r.id in "bcd" else r for r, of in zip(before.rows, asked, strict=True)]
     rows[0] = score(late, ("transfer", {"to": "منى", "amount": 50}))
     return {"base": before, "tuned": Scores(tuple(rows))}
 

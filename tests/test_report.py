@@ -14,10 +14,16 @@ from test_evaluate import pair
 from test_score import PAY, hand_made, row, score
 
 import dozan
+from dozan.chat.format import Call
 from dozan.errors import InputError
 from dozan.html.charts import Line, bar, line_chart, thin, ticks
+from dozan.html.page import show_calls
 from dozan.judge.compare import compare
+from dozan.judge.gates import check_gates, read_gate
+from dozan.judge.intervals import wilson
 from dozan.judge.report import report_run, verdict, write_report
+from dozan.judge.report_curves import curves_section, points, running_mean
+from dozan.judge.report_errors import NO_CALL, confusion_section, confusions, errors_section
 from dozan.judge.summary import Scores
 from dozan.train.memory_record import record
 
@@ -72,7 +78,8 @@ def test_the_page_stands_alone(tmp_path: Path) -> None:
     text = written(tmp_path)
     page = parse(text)
     assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _ in page.seen}
-    assert not [value for _, found in page.seen for key, value in found.items() if key in ("src", "href")]
+    links = {value for _, found in page.seen for key, value in found.items() if key in ("src", "href")}
+    assert links == {f"#{found['id']}" for _, found in page.seen if "id" in found} and "#scores" in links
     assert "url(" not in text and "@import" not in text and len(text.encode()) < 2 * 2**20
     assert "prefers-color-scheme: dark" in text and "@media print" in text
     assert sum(found.get("class") == "chart" for tag, found in page.seen if tag == "svg") == 3
@@ -82,9 +89,10 @@ def test_every_figure_is_there(tmp_path: Path) -> None:
     text = plain(written(tmp_path))
     assert all(figure in text for figure in ("33.3 %", "9.7–70.0", "66.7 %", "71.4 %"))
     assert all(name in text for name in ("gulf", "egyptian", "transfer", "remind", "copied", "computed", "absent"))
-    assert "wins 3 rows and loses 1, which chance alone may explain (McNemar, p = 0.62)" in text
-    assert "Strict: tuned wins 3 rows over base and loses 1 (McNemar p = 0.6250)" in text
-    for fact in ("recipe", "adapter.rank", "32", "q_proj, v_proj", "embedded"):
+    assert "tuned gets 4 of 6 rows exactly right ( 66.7 %, 30.0–90.3 ), base 2 ( 33.3 %, 9.7–70.0 )" in text
+    assert "which chance alone may explain (McNemar, p = 0.62). It gets better on 3 rows and worse on 1." in text
+    assert "tuned gets 1 row wrong that base gets right, and 3 right the other way round." in text
+    for fact in ("Recipe", "adapter rank 32", "q_proj, v_proj", "embedded", f"dozan, of this page {dozan.__version__}"):
         assert fact in text
 
 
@@ -108,7 +116,7 @@ def test_everything_is_escaped(tmp_path: Path) -> None:
 
 def test_a_single_run_without_metrics_or_facts(tmp_path: Path) -> None:
     text = plain(written(tmp_path, {"base": hand_made()}, metrics=[], facts={}))
-    assert "answers 33.3 % of 6 rows exactly right ." in text or "answers 33.3 % of 6 rows exactly right." in text
+    assert "base gets 2 of 6 rows exactly right ( 33.3 %, 9.7–70.0 ). Exactly right" in text
     assert "Training" not in text and "Regressions" not in text and "How it was made" not in text
 
 
@@ -125,8 +133,9 @@ def test_significant_change_is_called_so() -> None:
     found = compare({"base": Scores(tuple(rows[0])), "tuned": Scores(tuple(rows[1])), "gguf": Scores(tuple(rows[1]))})
     text = re.sub("<[^>]+>", "", verdict(found))
     assert text == (
-        "tuned answers 100.0 % of 20 rows exactly right, where base answers 0.0 %. It wins 20 rows and loses 0, "
-        "more than chance would give (McNemar, p &lt; 0.0001). gguf answers 100.0 %."
+        "tuned gets 20 of 20 rows exactly right (100.0\u202f%, 83.9–100.0), base 0 (0.0\u202f%, 0.0–16.1): a "
+        "difference of +100.0 points (+76.8 to +100.0), more than chance would give (McNemar, p &lt; 0.0001). It gets "
+        "better on 20 rows and worse on none."
     )
 
 
@@ -160,6 +169,131 @@ def test_a_run_shows_its_memory_and_what_it_did_for_it(tmp_path: Path) -> None:
         (tmp_path / "run.json").write_text(json.dumps(facts | {"memory": missing}))
         report_run(tmp_path / "report.html", tmp_path, pair())
         assert "<h2>Memory</h2>" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_sections_come_in_order_regressions_before_errors(tmp_path: Path) -> None:
+    text = written(tmp_path)
+    found = re.findall('<section id="([a-z]+)"', text)
+    assert found == ["scores", "lessons", "training", "where", "confusion", "regressions", "errors", "made"]
+
+
+def test_what_is_wrong_in_an_answer_is_marked() -> None:
+    asked = Call("transfer", {"to": "سارة", "amount": 1})
+    wrong = show_calls([Call("transfer", {"to": "منى", "amount": 1.0, "note": "x"})], "", [asked])
+    assert re.findall("<mark>(.*?)</mark>", wrong) == [
+        '<bdi dir="ltr">note</bdi>: “<bdi dir="ltr">x</bdi>”', '<bdi dir="ltr">to</bdi>: “<bdi dir="rtl">منى</bdi>”'
+    ]  # fmt: skip
+    assert re.findall("<mark>(.*?)</mark>", show_calls([Call("light", {"on": True})], "", [asked])) == [
+        '<bdi dir="ltr">light</bdi>'
+    ]
+    assert "<mark>" in show_calls([Call("transfer", {"to": "سارة", "amount": True})], "", [asked])
+    assert "<mark>" not in show_calls([asked], "", [asked]) + show_calls([asked], "")
+
+
+def test_a_malformed_answer_stands_left_to_right_as_it_is(tmp_path: Path) -> None:
+    broken = score(row("a", "حوّل 50 لسارة", PAY), problems=("at 4: no end",))
+    runs = {"base": Scores((replace(broken, prediction="<escape>to:سارة<escape>"),))}
+    text = written(tmp_path, runs)
+    assert '<code dir="ltr">&lt;escape&gt;to:<bdi dir="rtl">سارة</bdi>&lt;escape&gt;</code>' in text
+
+
+def test_confusions_equal_the_hand_count() -> None:
+    assert confusions(hand_made()) == {
+        ("transfer", "transfer"): 2, ("remind", "remind"): 1, ("light", NO_CALL): 1, (NO_CALL, "light"): 1,
+        (NO_CALL, NO_CALL): 1,
+    }  # fmt: skip
+    swapped = score(row("a", "حوّل", PAY), ("remind", {"text": "x"}), ("light", {}))
+    assert confusions(Scores((swapped,))) == {("transfer", "remind"): 1, (NO_CALL, "light"): 1}
+
+
+def test_the_most_confused_tools_are_shown_in_full(tmp_path: Path) -> None:
+    rows = []
+    for i in range(20):
+        call = (f"tool_{i:02}", {})
+        rows += [score(row(f"{i}-{j}", "شغّل", call), (f"tool_{(i + 1) % 20:02}", {})) for j in range(i + 1)]
+    text = confusion_section(Scores(tuple(rows)), "tuned")
+    shown = re.findall(r'<th scope="row"><bdi dir="ltr">([^<]+)', text)
+    # tool_00 was called 20 times for the last; of the others the later ones are in more confusions
+    assert shown == ["tool_00", *(f"tool_{i:02}" for i in range(6, 20)), "no call"]
+    assert '<td class="off" style="--share:1.00">19</td>' in text and "210 calls went to the wrong tool" in text
+    assert f"{1 + 2 + 3 + 4 + 5 + 6} confusions of others left out" in text
+    assert confusion_section(Scores((score(row("a", "حوّل", PAY), PAY),)), "tuned") == ""
+
+
+def test_errors_are_grouped_gravest_first_with_differing_examples(tmp_path: Path) -> None:
+    wrong = [("remind", {"text": "x"}), ("remind", {"text": "x"}), ("light", {})]
+    rows = [score(row(str(i), f"حوّل 50 لسارة {i}", PAY), call) for i, call in enumerate(wrong)]
+    rows.append(score(row("m", "شغّل الكشاف", ("light", {}))))
+    text = errors_section({"base": Scores(tuple(rows))}, "base")
+    assert re.findall("<h4>([^:]+):", text)[0] == "Missed call"
+    told = re.sub("<[^>]+>", "", text)
+    assert "light (1)." in told and "transfer → remind (2), transfer → light (1)." in told
+    quoted = re.findall(r'<p class="query" dir="rtl"><bdi dir="rtl">([^<]+)', text)
+    assert quoted == ["شغّل الكشاف", "حوّل 50 لسارة 0", "حوّل 50 لسارة 2"]
+    assert text.count('<mark><bdi dir="ltr">remind</bdi></mark>') == 1
+
+
+def test_data_findings_recipe_and_hashes(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "x"}]}) + "\n")
+    checked = dozan.data.check(tmp_path / "rows.jsonl").to_dict()
+    assert checked["findings"]
+    facts = {
+        "rows": 1200, "heldout_rows": 40, "tokens": 99, "notes": ["rows: 12 x DZ1 `a` (a warning)", "warm-up is short"],
+        "overridden": {"DZ2": 3}, "base_sha256": "ab" * 32, "fingerprint": {"rows": "cd" * 32, "secret": "no"},
+        "final": {"steps": 1234, "seconds": 3700.2, "tokens": 5678},
+    }  # fmt: skip
+    metrics = [{"step": i, "train/tokens_per_second": 100.0 * i, "train/memory_bytes": i * 2**30} for i in (1, 2, 3)]
+    write_report(tmp_path / "report.html", "t", pair(), metrics, facts, findings=checked)
+    text = plain((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "training rows 1,200 held-out rows 40" in text and checked["findings"][0]["title"] in text
+    assert "12 x DZ1" not in text and "trained on in spite of errors: 3 × DZ2" in text
+    assert "SHA-256 base " + "ab" * 32 in text and "cd" * 32 in text and "secret" not in text
+    assert "1:01:40 h" in text and "3.00 GiB" in text and "200 median; nine in ten from 100 to 300" in text
+    assert "Said at the start warm-up is short" in text
+    write_report(tmp_path / "report.html", "t", pair(), metrics, facts)
+    text = plain((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "12 x DZ1 a (a warning)" in text and "trained on in spite of errors: 3 × DZ2" in text
+
+
+def test_gates_are_told(tmp_path: Path) -> None:
+    gates = check_gates([read_gate("strict>=0.9"), read_gate("regressions<=1")], pair())
+    write_report(tmp_path / "report.html", "t", pair(), [], {}, gates=gates)
+    text = plain((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "strict&gt;=0.9 tuned 0.6667 0.9 missed" in text and "regressions&lt;=1 tuned 1 1 met" in text
+
+
+def test_scores_by_generation_are_drawn_with_their_interval() -> None:
+    figures = {"score/normalised": 0.6, "score/tool_name": 0.9, "score/parse_failures": 0.1, "score/rows": 100}
+    metrics = [{"step": step, "score/strict": share, **figures} for step, share in ((10, 0.2), (20, 0.5))]
+    text = curves_section(metrics)
+    assert "Score by generation, % of 100 held-out rows" in text and text.count('class="band fill1"') == 1
+    low, high = wilson(50, 100)
+    top, bottom = (190.0 - 180.0 * 100 * share / 100 for share in (high, low))
+    assert f"L628.0 {top:.1f}L628.0 {bottom:.1f}L" in text
+
+
+def test_a_large_run_stays_under_two_megabytes(tmp_path: Path) -> None:
+    rows = []
+    for i in range(400):
+        asked = (f"tool_{i % 200}", {"to": "سارة " * 200})
+        example = row(f"{i}", "حوّل خمسين لسارة", asked, dialect=f"d{i % 90}")
+        scored = score(example, (f"tool_{(i + 1) % 200}", {f"key_{j}": "منى " * 200 for j in range(5)}))
+        rows.append(replace(scored, query="حوّل خمسين لسارة " * 5000))
+    right = [replace(score(row(one.id, one.query, PAY), PAY), query=one.query, gold=one.gold) for one in rows]
+    runs = {"base": Scores(tuple(right)), **{f"tuned {i}": Scores(tuple(rows)) for i in range(3)}}
+    metrics = [{"step": i, "train/loss": 1 / i, "train/grad_norm": 0.1 * (i % 7)} for i in range(1, 50_001)]
+    assert len(written(tmp_path, runs, metrics=metrics).encode()) < 2 * 2**20
+
+
+def test_a_step_without_a_finite_loss_is_left_out() -> None:
+    assert points([{"step": 1, "a": 2.0}, {"step": 2, "a": float("nan")}, {"step": 3}], "a") == ((1.0, 2.0),)
+
+
+def test_a_long_loss_curve_has_a_running_mean() -> None:
+    assert running_mean([(i, 1.0) for i in range(79)]) == ()
+    curve = [(float(i), float(i % 2)) for i in range(200)]
+    smooth = running_mean(curve)
+    assert len(smooth) == 200 and smooth[100] == (100.0, 2 / 5) and smooth[0] == (0.0, 1 / 3)
 
 
 def test_ticks_are_round_and_cover() -> None:

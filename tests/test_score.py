@@ -15,7 +15,7 @@ from dozan.chat.format import Call, Parsed
 from dozan.errors import InputError
 from dozan.judge.faults import problem_kind
 from dozan.judge.matching import best_matching
-from dozan.judge.score import score_row, score_rows
+from dozan.judge.score import score_row, score_rows, tool_set
 from dozan.judge.summary import FAULTS, Scores, wilson
 from dozan.judge.values import is_copied, normally_equal, read_instant, read_number, strictly_equal
 from dozan.rows.example import Example
@@ -143,12 +143,15 @@ ONE = row("one", "حوّل 50 لسارة", PAY, dialect="egyptian", kind="single
         ([("transfer", {**PAY[1], "fee": 1})], (), "off_schema_key", [("off_schema_key", "transfer.fee")]),
         ([("transfer", {"to": "سارة"})], (), "missing_required", [("missing_required", "transfer.amount")]),
         ([("transfer", {"to": "سارة", "amount": "50"})], (), "type_error", [("type_error", "transfer.amount")]),
-        ([("transfer", {"to": "منى", "amount": 50})], (), "wrong_value", [("wrong_value", "transfer.to")]),
+        ([("transfer", {"to": "منى", "amount": 50})], (), "ungrounded", [("ungrounded", "transfer.to")]),
+        ([("transfer", {"to": "Sara", "amount": 50})], (), "wrong_language", [("wrong_language", "transfer.to")]),
+        ([("transfer", {"to": "سارة", "amount": 51})], (), "wrong_value", [("wrong_value", "transfer.amount")]),
         ([("transfer", {**PAY[1], "note": "x"})], (), "extra_argument", [("extra_argument", "transfer.note")]),
         ([("transfer", {"to": "ساره", "amount": 50})], (), "surface_form", [("surface_form", "transfer.to")]),
         (
             [("transfer", {"to": "منى", "tip": 1})], (), "off_schema_key",
-            [("wrong_value", "transfer.to"), ("missing_required", "transfer.amount"), ("off_schema_key", "transfer.tip")],  # noqa: E501
+            [("ungrounded", "transfer.to"), ("missing_required", "transfer.amount"),
+             ("off_schema_key", "transfer.tip")],
         ),
     ],
 )  # fmt: skip
@@ -157,6 +160,47 @@ def test_every_error_class(calls: Any, problems: Any, error: str | None, faults:
     assert (scored.error, kinds(scored)) == (error, faults)
     assert scored.strict is (error is None)
     assert scored.normalised is (error in (None, "surface_form", "type_error"))
+
+
+NOV = {"text": "موعد سارة مع منى", "at": "2024-11-20T09:00:00", "phone": "0501234567"}
+NOTE = row("n", "ذكرني: موعد سارة مع منى، ورقمها 0501234567", ("remind", NOV))
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({"at": "2023-11-20T09:00:00"}, "wrong_year"),
+        ({"at": "٢٠٢٣-١١-٢٠T٠٩:٠٠:٠٠"}, "wrong_year"),
+        ({"at": "2023-11-20"}, "wrong_year"),
+        ({"at": "2023-11-21T09:00:00"}, "wrong_value"),
+        ({"at": "2024-11-20T10:00:00"}, "wrong_value"),
+        ({"at": "٢٠٢٤-١١-٢٠T٠٩:٠٠:٠٠"}, "digits"),
+        ({"at": "۲۰۲۴-۱۱-۲۰T۰۹:۰۰:۰۰"}, "digits"),
+        ({"at": "٢٠٢٤-١١-٢٠ ٠٩:٠٠"}, "surface_form"),
+        ({"phone": "٠٥٠١٢٣٤٥٦٧"}, "digits"),
+        ({"phone": "050 123 4567"}, "surface_form"),
+        ({"phone": "0509998887"}, "ungrounded"),
+        ({"text": "موعد ساره مع مني"}, "surface_form"),
+        ({"text": "موعد منى"}, "wrong_value"),
+        ({"text": "موعد خالد"}, "ungrounded"),
+        ({"text": "appointment"}, "wrong_language"),
+        ({"text": "موعد Sara"}, "ungrounded"),
+        ({"text": 7}, "type_error"),
+    ],
+)  # fmt: skip
+def test_each_wrong_value_has_one_class(change: dict[str, Any], kind: str) -> None:
+    scored = score(NOTE, ("remind", {**NOV, **change}))
+    assert kinds(scored) == [(kind, f"remind.{next(iter(change))}")] and scored.error == kind
+    assert scored.normalised is (kind in ("digits", "surface_form"))
+
+
+def test_words_of_the_developer_and_of_results_ground_a_value_and_those_of_the_answer_do_not() -> None:
+    said = {"role": "developer", "content": "اليوم الأحد، صديقك خالد"}
+    example = replace(NOTE, messages=(said, *NOTE.messages))
+    assert kinds(score(example, ("remind", {**NOV, "text": "موعد خالد"}))) == [("wrong_value", "remind.text")]
+    reply = {"role": "assistant", "content": "أهلا خالد", "tool_calls": NOTE.messages[-1]["tool_calls"]}
+    example = replace(NOTE, messages=(NOTE.messages[0], reply))
+    assert kinds(score(example, ("remind", {**NOV, "text": "موعد خالد"}))) == [("ungrounded", "remind.text")]
 
 
 def test_optional_argument_left_out() -> None:
@@ -179,7 +223,13 @@ def test_parallel_calls_are_matched_in_any_order() -> None:
     for order in itertools.permutations(calls):
         scored = score(example, *order)
         assert scored.strict and scored.normalised and scored.graded.common == scored.graded.gold == 7
-        assert scored.strict_ordered is (list(order) == calls)
+        assert scored.strict_ordered is scored.normalised_ordered is (list(order) == calls)
+        loose = [(name, {**made, "to": made["to"].replace("ة", "ه")} if made else made) for name, made in order]
+        scored = score(example, *loose)
+        assert scored.normalised and not scored.strict and not scored.strict_ordered
+        assert scored.normalised_ordered is (list(order) == calls)
+    for first in (score(example, *calls[:3]), score(example, *calls, problems=("at 9: text after a call",))):
+        assert not any((first.strict, first.strict_ordered, first.normalised, first.normalised_ordered))
     wrong = score(example, *calls[::-1][:3], ("transfer", {"to": "سارة", "amount": 51}))
     assert kinds(wrong) == [("wrong_value", "transfer.amount")]
     assert [call.strict for call in wrong.call_scores] == [False, True, True, True]
@@ -196,7 +246,8 @@ def test_parameters_in_a_json_string_score_as_their_object() -> None:
     light = {"function": {"name": "light", "parameters": "null"}}
     written = Example("1", ({"function": function}, light), example.messages)
     made = ("transfer", {"to": "ساره", "amount": "٥٠"})
-    assert score(written, made) == replace(score(example, made), place="")
+    assert score(written, made) == replace(score(example, made), place="", tools=tool_set(written))
+    assert tool_set(written) == tool_set(replace(example, tools=(TOOLS[0], {"name": "light", "parameters": {}})))
     assert score(written, made).normalised
 
 
@@ -260,6 +311,69 @@ def test_groups_equal_the_hand_count() -> None:
     assert found["by_argument"]["transfer.to"]["n"] == 2
 
 
+def test_a_row_of_each_class_is_counted_once() -> None:
+    """16 rows: one right, and one with each class of fault alone. Beside each what it has in common, of 3."""
+    late = {"at": "2024-11-20T10:00:00"}
+    answers: dict[str | None, list[Any]] = {
+        None: [("remind", NOV)],  # 3
+        "missed_call": [],  # 0, nothing predicted
+        "false_call": [("remind", NOV), ("light", {})],  # 3, of 4 predicted
+        "wrong_name": [("transfer", NOV)],  # 0
+        "off_schema_key": [("remind", {**NOV, "colour": "أحمر"})],  # 3, of 4 predicted
+        "missing_required": [("remind", {key: NOV[key] for key in ("at", "phone")})],  # 2, of 2 predicted
+        "missing_optional": [("remind", {key: NOV[key] for key in ("text", "at")})],  # 2, of 2 predicted
+        "type_error": [("remind", {**NOV, "at": 9})],  # 2
+        "ungrounded": [("remind", {**NOV, "phone": "0509998887"})],  # 2
+        "wrong_language": [("remind", {**NOV, "text": "date"})],  # 2
+        "wrong_year": [("remind", {**NOV, "at": "2023-11-20T09:00:00"})],  # 2
+        "wrong_value": [("remind", {**NOV, **late})],  # 2
+        "digits": [("remind", {**NOV, "phone": "٠٥٠١٢٣٤٥٦٧"})],  # 3
+        "surface_form": [("remind", {**NOV, "at": "2024-11-20 09:00"})],  # 3
+    }
+    rows = [score(replace(NOTE, id=str(kind)), *calls) for kind, calls in answers.items()]
+    rows.append(score(replace(NOTE, id="parse"), ("remind", NOV), problems=("at 1: bare Arabic digit in '٣'",)))  # 3
+    short = row("extra", NOTE.messages[0]["content"], ("remind", {"text": NOV["text"], "at": NOV["at"]}))
+    rows.append(score(short, ("remind", NOV)))  # 2, of 2 and 3 predicted
+    found = Scores(tuple(rows)).summary()
+    assert found["n"] == 16
+    assert {kind: part["rows"] for kind, part in found["faults"].items()} == dict.fromkeys(FAULTS, 1)
+    assert {(part["rows"], part["count"]) for part in found["errors"].values()} == {(1, 1)}
+    assert found["errors"]["parse_failure"]["by"] == {"bare Arabic digit in …": 1}
+    assert (found["strict"], found["normalised"], found["tool_name"]) == (1 / 16, 3 / 16, 13 / 16)
+    graded = found["graded"]
+    assert (graded["common"], graded["predicted"], graded["gold"]) == (34, 45, 47)
+    assert (graded["precision"], graded["recall"], graded["f1"]) == (34 / 45, 34 / 47, 68 / 92)
+    for name, n in (("precision", 15), ("recall", 16), ("f1", 16)):
+        interval = graded["intervals"][name]
+        assert interval["n"] == n and interval["low"] < graded[name] < interval["high"]
+
+
+def test_lengths_are_words_of_the_query_the_shortest_first() -> None:
+    words = (1, 5, 6, 10, 11, 20, 21, 40, 41, 99)
+    rows = [score(row(str(n), " ".join(["و"] * n), answer="لا"), *([] if n % 2 else [("light", {})])) for n in words]
+    found = Scores(tuple(rows)).summary()["by_length"]
+    assert [(name, part["n"], part["strict"]) for name, part in found.items()] == [
+        ("1 to 5", 2, 1.0), ("6 to 10", 2, 0.0), ("11 to 20", 2, 0.5), ("21 to 40", 2, 0.5), ("over 40", 2, 1.0)
+    ]  # fmt: skip
+
+
+def test_rows_with_each_fault_are_counted_apart_for_call_and_no_call_rows() -> None:
+    found = hand_made().summary()
+    counted = {kind: part["rows"] for kind, part in found["faults"].items() if part["rows"]}
+    assert counted == {
+        "parse_failure": 1, "missed_call": 1, "false_call": 1, "type_error": 1, "wrong_value": 1, "surface_form": 1
+    }  # fmt: skip
+    calls, none = found["calls"]["faults"], found["no_calls"]["faults"]
+    assert (calls["false_call"]["rows"], none["false_call"]["rows"], none["type_error"]["rows"]) == (0, 1, 0)
+    assert (calls["type_error"]["share"], none["false_call"]["share"]) == (1 / 4, 1 / 2)
+    assert (none["false_call"]["low"], none["false_call"]["high"]) == wilson(1, 2)
+    twice = score(ONE, ("transfer", {"to": "منى", "amount": 50, "a": 1, "b": 2}))
+    part = Scores((twice,)).summary()
+    assert part["faults"]["off_schema_key"]["rows"] == 1 and part["errors"]["off_schema_key"]["count"] == 2
+    empty = Scores(()).summary()["faults"]["digits"]
+    assert (empty["n"], empty["share"], empty["low"]) == (0, None, None)
+
+
 def test_errors_equal_the_hand_count() -> None:
     errors = hand_made().summary()["errors"]
     assert set(errors) == set(FAULTS)
@@ -297,6 +411,20 @@ def test_scores_survive_json() -> None:
     assert again == scores and again.summary() == scores.summary()
     with pytest.raises(InputError, match=r"old.json: not a file of scores"):
         Scores.from_json({"rows": [{"id": 1}]}, "old.json")
+
+
+def test_scores_of_older_files_are_read() -> None:
+    scores = hand_made()
+    old = json.loads(json.dumps(scores.to_json()))
+    for name in ("faults", "by_length"):
+        del old[name]
+    for each in old["rows"]:
+        del each["normalised_ordered"], each["tools"]
+    again = Scores.from_json(old)
+    assert [r.tools for r in again.rows] == [""] * 6
+    found = again.summary()
+    assert found["strict"] == scores.summary()["strict"] and found["normalised_ordered"] is None
+    assert found["intervals"]["normalised_ordered"] == {"n": 0, "right": 0, "low": None, "high": None}
 
 
 def test_problem_kinds_lose_position_and_text() -> None:

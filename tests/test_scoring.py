@@ -1,4 +1,4 @@
-"""Scores by generation in a run, on the embedded base and its rows: the best adapter kept, and a run that ends early."""
+"""Scores by generation in a run, on the embedded base: the best adapter is kept, and a run may end early."""
 
 from __future__ import annotations
 
@@ -59,6 +59,12 @@ def test_a_run_ends_when_nothing_gets_better(tmp_path: Path) -> None:
     assert any(note.startswith("stopped after step 4: 1 scorings in a row") for note in notes)
     again, said = train(tmp_path / "run", "train.learning_rate=1e-9", "score.patience=1")
     assert again.steps == 4 and not [event for event in said if event["event"] == "step"]
+
+
+@pytest.mark.parametrize("by", ["strict", "normalised", "graded_f1"])
+def test_every_score_can_choose(by: str, tmp_path: Path) -> None:
+    result, _ = train(tmp_path / "run", f"score.by={by}", "train.epochs=1")
+    assert result.best_score is not None and 0.0 <= result.best_score <= 1.0
 
 
 def test_an_interrupted_run_keeps_its_best(tmp_path: Path) -> None:

@@ -11,9 +11,12 @@ from typing import Annotated, NoReturn
 import typer
 
 import dozan
+from dozan.cli.compare import compare
 from dozan.cli.data import EMBEDDED_NAME
 from dozan.cli.data import app as data_app
+from dozan.cli.grammar import grammar
 from dozan.cli.plan import plan
+from dozan.cli.purposes import forget
 from dozan.errors import InputError, Interrupted
 
 BAD_INPUT, INTERRUPTED = 2, 75
@@ -96,6 +99,9 @@ def train(
 
 
 app.command()(plan)
+app.command()(compare)
+app.command()(grammar)
+app.command()(forget)
 
 
 @app.command("eval")
@@ -106,15 +112,42 @@ def evaluate(
         Path | None, typer.Option("--json", help="Write every figure and prediction here.", metavar="FILE")
     ] = None,
     limit: Limit = None,
-    max_new_tokens: Tokens = 256,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="New tokens an answer may take.", metavar="N", show_default="256; 512 with --purpose"),
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help='Answers made elsewhere: {"id", "prediction"} a line. No model runs.', metavar="FILE"),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Another's score of the same answers too: mobile-actions, aisa, bfcl or metga97.", metavar="NAME"
+        ),
+    ] = None,
+    purpose: Annotated[
+        str | None,
+        typer.Option(help="Score for code, reasoning, conversation, domain or creative instead.", metavar="NAME"),
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="With --purpose: write a page.", metavar="FILE")] = None,
+    grammar: Annotated[
+        bool, typer.Option("--grammar", help="Hold answers to the tools' schemas: no malformed call.")
+    ] = False,
 ) -> None:
     """Score a run, a checkpoint or a GGUF file on rows."""
-    from dozan.ship.served import evaluate as evaluate_any
-    from dozan.terminal import print_scores, progress
+    from dozan.cli.evaluate import evaluate_rows
 
-    with progress("scoring") as on_progress:
-        scores = evaluate_any(model, data, json_file, max_new_tokens, limit, on_progress)
-    print_scores({Path(model).name: scores})
+    if purpose is not None:
+        from dozan.cli.purposes import evaluate_for
+
+        if predictions is not None or preset is not None or grammar:
+            raise InputError("--purpose: has scores of its own; leave --predictions, --preset and --grammar out")
+        return evaluate_for(purpose, model, data, json_file, html, limit, max_new_tokens or 512)
+
+    if predictions is not None and (model != dozan.EMBEDDED_BASE or grammar):
+        raise InputError("--predictions: are scored without a model; leave --model and --grammar out")
+    evaluate_rows(data, model, json_file, limit, max_new_tokens or 256, predictions, preset, grammar)
 
 
 @app.command()
@@ -138,13 +171,41 @@ def merge(
 @app.command()
 def export(
     run: Annotated[str, typer.Argument(help="A run or a checkpoint folder.", metavar="RUN")],
-    gguf: Annotated[str, typer.Option(help="f32, f16, bf16 or q8_0; several with commas.", metavar="TYPE")] = "q8_0",
+    gguf: Annotated[
+        str | None,
+        typer.Option(
+            help="f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_0 or iq4_xs; several with commas.",
+            show_default="q8_0", metavar="TYPE",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="The folder to write to.", metavar="DIR")] = Path("output/gguf"),
+    imatrix: Annotated[
+        bool, typer.Option("--imatrix", help="Round with more care what your rows use: the run's, or --data's.")
+    ] = False,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Rows to measure on, instead of the run's own.", metavar="FILE")
+    ] = None,
+    token_embd_type: Annotated[
+        str | None, typer.Option(help="A type for the embedding, such as q8_0 or q4_k.", metavar="TYPE")
+    ] = None,
+    adapter_gguf: Annotated[
+        bool, typer.Option("--adapter-gguf", help="Write the adapter alone, to put beside a base.")
+    ] = False,
 ) -> None:
     """Write GGUF files, each measured against the trained model."""
-    for exported in dozan.export(run, gguf, out):
+    if adapter_gguf:
+        from dozan.ship.adapter_gguf import write_adapter_gguf
+
+        written = write_adapter_gguf(run, out / f"{Path(run).resolve().name}-adapter.gguf")
+        typer.echo(f"{written}: the adapter alone, for the base it was trained on")
+    if adapter_gguf and gguf is None:
+        return
+    from dozan.ship.quants import table_text
+
+    for exported in dozan.export(run, gguf or "q8_0", out, data, imatrix, token_embd_type, typer.echo):
         size = f"{exported.bytes / 2**20:.1f} MiB, {exported.bits_per_weight:.2f} bits a weight"
         typer.echo(f"{exported.path}: {size}, measured against the model")
+        typer.echo("\n".join(table_text(exported.types)))
 
 
 @app.command()
@@ -156,11 +217,12 @@ def run(
         typer.Option(help="Tool declarations (JSON).", show_default="the demo's phone tools", metavar="FILE"),
     ] = None,
     max_new_tokens: Tokens = 256,
+    grammar: Annotated[bool, typer.Option("--grammar", help="Let no call break the tools' schemas.")] = False,
 ) -> None:
     """Ask a model and print the parsed call."""
     from dozan.terminal import chat
 
-    chat(model, prompt, tools, max_new_tokens)
+    chat(model, prompt, tools, max_new_tokens, grammar)
 
 
 def _agrees(missing: str) -> bool:
@@ -186,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=list(arguments) if arguments is not None else None, prog_name="dozan")
     except InputError as error:
-        _leave(str(error), BAD_INPUT)
+        _leave(str(error), error.exit_status)
     except Interrupted as error:
         _leave(str(error), INTERRUPTED)
     except OSError as error:

@@ -62,6 +62,7 @@ dl { display: grid; grid-template-columns: 6.5rem 1fr; gap: .1rem .8rem; margin:
 .facts dl { grid-template-columns: minmax(9rem, 14rem) 1fr; font: 13.5px/1.6 system-ui, "Noto Sans", sans-serif; }
 code { font: 13px/1.5 ui-monospace, "SF Mono", Menlo, "Noto Sans Mono", monospace; overflow-wrap: anywhere; }
 code bdi[dir=rtl] { font-family: system-ui, "Noto Sans Arabic", "Noto Naskh Arabic", sans-serif; font-size: 1.05em; }
+mark { color: inherit; background: color-mix(in srgb, var(--bad) 20%, transparent); border-radius: 2px; padding: 0 .1em; }
 .tag { font-size: 12px; color: var(--bad); } .tag.won { color: var(--c1); } bdi { unicode-bidi: isolate; }
 """.strip()  # noqa: E501
 
@@ -105,17 +106,43 @@ def prose(text: str, longest: int = 2 * _LONGEST) -> str:
     return "".join(drawn(part, is_arabic) for part, is_arabic in arabic_stretches(cut))
 
 
-def show_calls(calls: Sequence[Call], text: str) -> str:
-    """Calls as `name(key: value)`, keys sorted, each value isolated; the text when there is none."""
+def marked_up(text: str, longest: int = _LONGEST) -> str:
+    """Text of a machine, left to right, each Arabic stretch in it isolated; cut at `longest` characters."""
+    cut = text if len(text) <= longest else text[:longest] + "…"
+    parts = (isolated(part) if arabic else escape(part) for part, arabic in arabic_stretches(cut))
+    return f'<code dir="ltr">{"".join(parts)}</code>'
+
+
+def show_calls(calls: Sequence[Call], text: str, expected: Sequence[Call] | None = None) -> str:
+    """Calls as `name(key: value)`, keys sorted, each value isolated; the text when there is none.
+
+    What is not in a call of `expected` with the same name is marked.
+    """
     if not calls:
         return isolated(text) if text.strip() else '<span class="soft">no call, no text</span>'
-    return "<br>".join(_call(call) for call in calls[:8])
+    return "<br>".join(_call(call, expected) for call in calls[:8])
 
 
-def _call(call: Call) -> str:
+def _call(call: Call, expected: Sequence[Call] | None) -> str:
     ordered = sorted(call.arguments.items(), key=lambda item: item[0].casefold())
-    arguments = ", ".join(f"{isolated(key)}: {_value(value)}" for key, value in ordered)
-    return f'<code dir="ltr">{isolated(call.name)}({arguments})</code>'
+    named = None if expected is None else [other for other in expected if other.name == call.name]
+    wrong = [
+        bool(named) and not any(_has(other, key, value) for other in named or ()) for key, value in ordered
+    ]  # fmt: skip
+    parts = (
+        _marked(f"{isolated(key)}: {_value(value)}", bad) for (key, value), bad in zip(ordered, wrong, strict=True)
+    )
+    name = _marked(isolated(call.name), named == [])
+    return f'<code dir="ltr">{name}({", ".join(parts)})</code>'
+
+
+def _has(call: Call, key: str, value: Json) -> bool:
+    found = call.arguments.get(key)
+    return key in call.arguments and found == value and isinstance(found, bool) == isinstance(value, bool)
+
+
+def _marked(text: str, bad: bool) -> str:
+    return f"<mark>{text}</mark>" if bad else text
 
 
 def _value(value: Json) -> str:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json as json_format
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dozan.chat.encode import encode_prompt, gold
+from dozan.chat.grammar import row_grammars
 from dozan.errors import InputError
 from dozan.judge.score import score_rows
 from dozan.judge.summary import Scores
-from dozan.rows.example import Example
+from dozan.rows.example import Example, Json
 from dozan.rows.readers import read_rows
 
 if TYPE_CHECKING:
+    from dozan.judge.measured import PresetScores
     from dozan.model.bundle import Bundle
 
 Complete = Callable[[list[list[int]]], list[list[int]]]
@@ -31,11 +33,13 @@ def evaluate(
     limit: int | None = None,
     on_progress: Progress | None = None,
     complete: Complete | None = None,
+    grammar: bool = False,
 ) -> Scores:
     """Scores a run, an adapter, a checkpoint folder, a hub id or an opened model on rows (a JSONL file or examples).
 
     Only the first `limit` rows are scored when it is given. `complete` answers the prompts' ids elsewhere than in
-    torch, with the tokenizer and chat format of `model`. `json` gets `Scores.to_json`, whole or not at all. Raises
+    torch, with the tokenizer and chat format of `model`. `grammar` holds each answer to the grammar of its row's tools.
+    `json` gets `Scores.to_json`, whole or not at all. Raises
     InputError for rows or a model that cannot be used.
     """
     examples = _examples(data, limit)
@@ -44,7 +48,8 @@ def evaluate(
     if complete is None:
         from dozan.judge.generate import generate
 
-        answers = generate(bundle, prompts, max_new_tokens, on_progress)
+        grammars = row_grammars(examples, bundle.chat) if grammar else None
+        answers = generate(bundle, prompts, max_new_tokens, on_progress, grammars=grammars)
     else:
         answers = complete(prompts)
     texts = [bundle.tokenizer.decode(ids) for ids in answers]
@@ -54,13 +59,43 @@ def evaluate(
     return scores
 
 
+def score_predictions(
+    predictions: str | Path, data: str | Path | Sequence[Example], json: str | Path | None = None,
+    limit: int | None = None,
+) -> Scores:  # fmt: skip
+    """Scores answers that were made elsewhere (`judge.predictions`) on rows; `json` gets what `evaluate` would write.
+
+    With a `limit` only the first rows are scored, and predictions for the others passed over. Raises InputError for
+    rows or predictions that cannot be used, and for predictions that are not for these rows.
+    """
+    from dozan.judge.predictions import read_predictions
+
+    examples = _examples(data, None)
+    chosen = _examples(examples, limit)
+    left = {example.id for example in examples[len(chosen) :]}
+    found = read_predictions(predictions, examples)
+    scores = score_rows(chosen, {name: text for name, text in found.items() if name not in left})
+    if json is not None:
+        write_scores(json, scores, str(predictions))
+    return scores
+
+
+def add_preset(path: str | Path, preset: PresetScores) -> None:
+    """Puts a preset's figures under `preset` into a file that `write_scores` wrote."""
+    path = Path(path)
+    _write(path, {**json_format.loads(path.read_text(encoding="utf-8")), "preset": preset.to_json()})
+
+
 def write_scores(path: str | Path, scores: Scores, model: str) -> None:
     """Writes every figure and every row's prediction as JSON: the file is the old one or the new one, never a part."""
-    path = Path(path)
+    _write(Path(path), {"model": model, **scores.to_json()})
+
+
+def _write(path: Path, found: Mapping[str, Json]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(f".{path.name}.staging")
     with staging.open("w", encoding="utf-8") as file:
-        json_format.dump({"model": model, **scores.to_json()}, file, ensure_ascii=False, indent=1)
+        json_format.dump(found, file, ensure_ascii=False, indent=1)
         file.flush()
         os.fsync(file.fileno())
     staging.replace(path)

@@ -6,21 +6,27 @@ import re
 from collections.abc import Mapping
 
 from dozan.chat.format import Call, Parsed
+from dozan.check.row_rules.grounding import UNGROUNDED, unsupported
 from dozan.judge.calls import Schemas, alike, property_schema
 from dozan.judge.summary import Fault
-from dozan.judge.values import declared_types, strictly_equal, suits_type
+from dozan.judge.values import declared_types, differ_in_digits, differ_in_year, script, strictly_equal, suits_type
 from dozan.rows.example import Json
 
 _POSITION = re.compile(r"at \d+: ")
 _FOUND = re.compile(r"'.*'|\".*\"|\b\d[\w.+-]*", re.DOTALL)
 
 
-def find_faults(gold: Parsed, predicted: Parsed, paired: Mapping[int, int], schemas: Schemas) -> tuple[Fault, ...]:
-    """All faults of a prediction whose calls are `paired` with gold's; none exactly when the row is strictly right."""
+def find_faults(
+    gold: Parsed, predicted: Parsed, paired: Mapping[int, int], schemas: Schemas, said: str
+) -> tuple[Fault, ...]:
+    """All faults of a prediction whose calls are `paired` with gold's; none exactly when the row is strictly right.
+
+    `said` is the conversation before the answer, which values may be taken from.
+    """
     faults = [Fault("parse_failure", problem_kind(problem), predicted=problem) for problem in predicted.problems]
     for i, call in enumerate(gold.calls):
         if i in paired:
-            faults += _call_faults(call, predicted.calls[paired[i]], schemas)
+            faults += _call_faults(call, predicted.calls[paired[i]], schemas, said)
         else:
             faults.append(Fault("missed_call", call.name, gold=call.arguments))
     answered = set(paired.values())
@@ -33,7 +39,7 @@ def problem_kind(problem: str) -> str:
     return _FOUND.sub("…", _POSITION.sub("", problem, count=1))
 
 
-def _call_faults(gold: Call, predicted: Call, schemas: Schemas) -> list[Fault]:
+def _call_faults(gold: Call, predicted: Call, schemas: Schemas, said: str) -> list[Fault]:
     if gold.name != predicted.name:
         return [Fault("wrong_name", f"{gold.name} → {predicted.name}", gold.name, predicted.name)]
     schema = schemas.get(gold.name, {})
@@ -44,7 +50,7 @@ def _call_faults(gold: Call, predicted: Call, schemas: Schemas) -> list[Fault]:
             kind = "missing_required" if key in required else "missing_optional"
             faults.append(Fault(kind, f"{gold.name}.{key}", gold=value))
         elif not strictly_equal(value, predicted.arguments[key]):
-            kind = _value_fault(gold, predicted, key, schemas)
+            kind = _value_fault(gold, predicted, key, schemas, said)
             faults.append(Fault(kind, f"{gold.name}.{key}", value, predicted.arguments[key]))
     for key in sorted(predicted.arguments.keys() - gold.arguments.keys()):
         kind = "extra_argument" if key in declared else "off_schema_key"
@@ -52,12 +58,19 @@ def _call_faults(gold: Call, predicted: Call, schemas: Schemas) -> list[Fault]:
     return faults
 
 
-def _value_fault(gold: Call, predicted: Call, key: str, schemas: Schemas) -> str:
-    schema, value = property_schema(gold.name, key, schemas), predicted.arguments[key]
-    typed = suits_type(value, schema) if declared_types(schema) else _kind(value) is _kind(gold.arguments[key])
+def _value_fault(gold: Call, predicted: Call, key: str, schemas: Schemas, said: str) -> str:
+    schema, wanted, value = property_schema(gold.name, key, schemas), gold.arguments[key], predicted.arguments[key]
+    typed = suits_type(value, schema) if declared_types(schema) else _kind(value) is _kind(wanted)
     if not typed:
         return "type_error"
-    return "surface_form" if alike(gold, predicted, key, schemas) else "wrong_value"
+    if alike(gold, predicted, key, schemas):
+        return "digits" if differ_in_digits(wanted, value) else "surface_form"
+    if differ_in_year(wanted, value):
+        return "wrong_year"
+    scripts = {script(wanted), script(value)}
+    if len(scripts) == 2 and None not in scripts:
+        return "wrong_language"
+    return "ungrounded" if unsupported(value, schema, said) is UNGROUNDED else "wrong_value"
 
 
 def _kind(value: Json) -> type:

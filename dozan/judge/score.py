@@ -6,12 +6,15 @@ beside). A row that asks for no call is right when none is made and nothing is m
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from dozan.chat.encode import gold as gold_answer
 from dozan.chat.format import Call, ChatFormat, Parsed
+from dozan.check.view import content_text
 from dozan.errors import InputError
 from dozan.judge.calls import Schemas, alike, graded, pair_calls, same_call, similar_call
 from dozan.judge.faults import find_faults
@@ -48,12 +51,12 @@ def score_row(example: Example, gold: Parsed, predicted: Parsed, text: str) -> R
     partners = [predicted.calls[paired[i]] if i in paired else None for i in range(len(gold.calls))]
     call_scores = tuple(_call_score(call, made, schemas) for call, made in zip(gold.calls, partners, strict=True))
     complete = not predicted.problems and len(gold.calls) == len(predicted.calls)
-    faults = find_faults(gold, predicted, paired, schemas)
+    faults = find_faults(gold, predicted, paired, schemas, _said(example))
     strict = complete and all(call.strict for call in call_scores)
     return RowScore(
         id=example.id,
         place=example.place,
-        query=_query(example),
+        query=query(example),
         dialect=str(example.meta.get("dialect") or ""),
         kind=str(example.meta.get("kind") or ""),
         gold=gold.calls,
@@ -70,14 +73,28 @@ def score_row(example: Example, gold: Parsed, predicted: Parsed, text: str) -> R
         faults=faults,
         call_scores=call_scores,
         arguments=_argument_scores(example, gold.calls, partners, schemas),
+        normalised_ordered=complete and all(map(partial(similar_call, schemas=schemas), gold.calls, predicted.calls)),
+        tools=tool_set(example),
     )
 
 
 def tool_schemas(example: Example) -> dict[str, Schema]:
     """Each tool's parameters by its name; parameters in a JSON string are parsed, as the renderer does."""
     functions = [tool.get("function", tool) for tool in example.tools]
-    found = {function["name"]: function.get("parameters") or {} for function in functions}
-    return {name: json.loads(schema) or {} if isinstance(schema, str) else schema for name, schema in found.items()}
+    return {function["name"]: _parameters(function) for function in functions}
+
+
+def tool_set(example: Example) -> str:
+    """12 hexadecimal digits that tell the row's declarations, in any order, from others."""
+    functions = [tool.get("function", tool) for tool in example.tools]
+    plain = [{**function, "parameters": _parameters(function)} for function in functions]
+    written = sorted(json.dumps(function, sort_keys=True, ensure_ascii=False) for function in plain)
+    return hashlib.sha256("\n".join(written).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+def _parameters(function: Mapping[str, Json]) -> Schema:
+    found = function.get("parameters") or {}
+    return json.loads(found) or {} if isinstance(found, str) else found
 
 
 def _aligned(examples: Sequence[Example], predictions: Sequence[str] | Mapping[str, str]) -> list[str]:
@@ -114,7 +131,15 @@ def _golds(examples: Sequence[Example]) -> list[Parsed]:
     return golds
 
 
-def _query(example: Example) -> str:
+def _said(example: Example) -> str:
+    """The text of the conversation before its last assistant message."""
+    roles = [message.get("role") for message in example.messages]
+    end = len(roles) - 1 - roles[::-1].index("assistant") if "assistant" in roles else len(roles)
+    return "\n".join(content_text(message.get("content")) for message in example.messages[:end])
+
+
+def query(example: Example) -> str:
+    """The last user message."""
     texts = [message.get("content") for message in example.messages if message.get("role") == "user"]
     return str(texts[-1]) if texts else ""
 

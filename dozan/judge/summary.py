@@ -1,27 +1,38 @@
-"""Scored rows and their summary: every proportion with its n and a Wilson interval, call and no-call rows apart."""
+"""Scored rows and their summary: every figure with its n and a 95 % interval, call and no-call rows apart."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 from dozan.chat.format import Call
 from dozan.errors import InputError
+from dozan.judge.intervals import ratio_interval, wilson
 from dozan.rows.example import Json
 
 T = TypeVar("T")
 
 FAULTS = (
     "parse_failure", "missed_call", "false_call", "wrong_name", "off_schema_key", "missing_required", "type_error",
-    "wrong_value", "missing_optional", "extra_argument", "surface_form",
+    "ungrounded", "wrong_language", "wrong_year", "wrong_value", "missing_optional", "extra_argument", "digits",
+    "surface_form",
 )  # fmt: skip
-"""What can be wrong, the gravest first; a row's `error` is its gravest. `surface_form` is right once normalised."""
+"""What can be wrong, the gravest first; a row's `error` is its gravest. Each argument has at most one fault.
+
+Of wrong values, `ungrounded` stands nowhere in the conversation, `wrong_language` is in another script than the right
+one, `wrong_year` is the right day of another year. `digits` and `surface_form` are right once normalised: the first
+differs in nothing but the kind of digits.
+"""
 
 ARGUMENT_KINDS = ("copied", "computed", "absent")
+LENGTHS = {5: "1 to 5", 10: "6 to 10", 20: "11 to 20", 40: "21 to 40"}
+"""Groups of rows by the words of their query, by the most words in each; longer ones are `LONGER`."""
+LONGER = "over 40"
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,11 @@ class Graded:
 
 @dataclass(frozen=True)
 class RowScore:
-    """A row's prediction and all its scores. `error` is its gravest fault's kind, None when strictly right."""
+    """A row's prediction and all its scores. `error` is its gravest fault's kind, None when strictly right.
+
+    `tools` tells one tool set from another (`score.tool_set`). It is "", and `normalised_ordered` None, in scores
+    written before they were kept.
+    """
 
     id: str
     place: str
@@ -87,6 +102,8 @@ class RowScore:
     faults: tuple[Fault, ...]
     call_scores: tuple[CallScore, ...]
     arguments: tuple[ArgumentScore, ...]
+    normalised_ordered: bool | None = None
+    tools: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,7 +113,15 @@ class Scores:
     rows: tuple[RowScore, ...]
 
     def summary(self) -> dict[str, Json]:
-        """Every figure. A proportion over no rows is None; `intervals` holds n, right, low and high (95 %, Wilson)."""
+        """Every figure, worked out once: do not change it. What is over no rows is None.
+
+        `intervals` holds n, right, low and high (95 %, Wilson) of each proportion; `graded.intervals` those of its
+        three by bootstrap over rows; `faults` for each class the rows that have such a fault.
+        """
+        return self._summary
+
+    @cached_property
+    def _summary(self) -> dict[str, Json]:
         with_call = [row for row in self.rows if row.gold]
         return {
             **_block(self.rows),
@@ -104,6 +129,7 @@ class Scores:
             "no_calls": _block([row for row in self.rows if not row.gold]),
             "by_dialect": _groups(self.rows, lambda row: row.dialect, _block),
             "by_kind": _groups(self.rows, lambda row: row.kind, _block),
+            "by_length": _by_length(self.rows),
             "by_tool": _groups((c for row in self.rows for c in row.call_scores), lambda c: c.tool, _call_block),
             "by_argument_kind": _by_argument_kind(self.rows),
             "by_argument": _groups(_arguments(self.rows), lambda a: f"{a.tool}.{a.key}" if a.key else "", _unit_block),
@@ -123,15 +149,6 @@ class Scores:
             raise InputError(f"{place}: not a file of scores ({error!r}); write one with `dozan eval --json`") from None
 
 
-def wilson(right: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """The 95 % interval of a proportion (Wilson 1927); n > 0."""
-    share, spread = right / n, z * z / n
-    middle = share + spread / 2
-    half = z * math.sqrt(share * (1 - share) / n + spread / (4 * n))
-    low, high = (middle - half) / (1 + spread), (middle + half) / (1 + spread)
-    return (0.0 if right == 0 else low, 1.0 if right == n else high)
-
-
 def _block(rows: Sequence[RowScore]) -> dict[str, Json]:
     """The scores of a group of rows; tool_name is over its call rows."""
     with_call = [row for row in rows if row.gold]
@@ -140,13 +157,26 @@ def _block(rows: Sequence[RowScore]) -> dict[str, Json]:
             "strict": [row.strict for row in rows],
             "strict_ordered": [row.strict_ordered for row in rows],
             "normalised": [row.normalised for row in rows],
+            "normalised_ordered": [row.normalised_ordered for row in rows if row.normalised_ordered is not None],
             "parse_failures": [bool(row.problems) for row in rows],
             "tool_name": [row.tool_name for row in with_call],
             "missed_calls": [not row.calls for row in with_call],
             "false_calls": [bool(row.calls) for row in rows if not row.gold],
         }
     )
-    return {"n": len(rows), **figures, "graded": _graded([row.graded for row in rows])}
+    graded = _graded([row.graded for row in rows])
+    return {"n": len(rows), **figures, "graded": graded, "faults": _fault_rows(rows)}
+
+
+def _fault_rows(rows: Sequence[RowScore]) -> dict[str, Json]:
+    """For each class of fault the rows that have one, however many it is in a row."""
+    kinds = Counter(kind for row in rows for kind in {fault.kind for fault in row.faults})
+    found: dict[str, Json] = {}
+    for kind in FAULTS:
+        low, high = wilson(kinds[kind], len(rows)) if rows else (None, None)
+        share = kinds[kind] / len(rows) if rows else None
+        found[kind] = {"n": len(rows), "rows": kinds[kind], "share": share, "low": low, "high": high}
+    return found
 
 
 def _call_block(calls: Sequence[CallScore]) -> dict[str, Json]:
@@ -181,7 +211,25 @@ def _graded(parts: Sequence[Graded]) -> dict[str, Json]:
         "common": common,
         "predicted": predicted,
         "gold": gold,
+        "intervals": {
+            "precision": _ratio([(part.common, part.predicted) for part in parts]),
+            "recall": _ratio([(part.common, part.gold) for part in parts]),
+            "f1": _ratio([(2 * part.common, part.predicted + part.gold) for part in parts]),
+        },
     }
+
+
+def _ratio(pairs: Sequence[tuple[float, float]]) -> dict[str, Json]:
+    """n, low and high; n counts the rows with something to divide by."""
+    low, high = ratio_interval(pairs) or (None, None)
+    return {"n": sum(bool(pair[1]) for pair in pairs), "low": low, "high": high}
+
+
+def _by_length(rows: Sequence[RowScore]) -> dict[str, Json]:
+    """By the words of the query, the shortest first."""
+    names, most = [*LENGTHS.values(), LONGER], list(LENGTHS)
+    found = _groups(rows, lambda row: names[bisect_left(most, len(row.query.split()))], _block)
+    return {name: found[name] for name in names if name in found}
 
 
 def _groups(

@@ -22,6 +22,7 @@ _PHONE_KEY = re.compile(r"phone|mobile|whatsapp|\btel\b|^tel_|_tel$|fax|هاتف
 _PHONE = re.compile(r"\+?[\d\s().\-/]+")
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _MARKS = "\u200e\u200f\u061c"
+_SCRIPTS = {"arabic": re.compile("[\u0620-\u064a\u066e-\u06d3]"), "latin": re.compile("[A-Za-z]")}
 
 
 def strictly_equal(left: Json, right: Json) -> bool:
@@ -115,6 +116,41 @@ def is_copied(value: Json, text: str) -> bool:
         return value in text
     spelt = str(int(value)) if value == value // 1 else str(value)
     return re.search(rf"(?<![\d.]){re.escape(spelt)}(?!\d|\.\d)", text) is not None
+
+
+def script(value: Json) -> str | None:
+    """The script that the letters of a value's strings are in, "arabic" or "latin"; None for both or neither."""
+    text = " ".join(leaf for leaf in _leaves(value) if isinstance(leaf, str))
+    found = [name for name, letter in _SCRIPTS.items() if letter.search(text)]
+    return found[0] if len(found) == 1 else None
+
+
+def differ_in_digits(left: Json, right: Json) -> bool:
+    """Whether two unequal values are equal once their strings have ASCII digits."""
+    return not strictly_equal(left, right) and strictly_equal(_in_ascii_digits(left), _in_ascii_digits(right))
+
+
+def differ_in_year(left: Json, right: Json) -> bool:
+    """Whether two dates (with or without a time) are the same day of different years."""
+    days = [found for found in (read_instant(left), read_instant(right)) if isinstance(found, date)]
+    if len(days) < 2:
+        return False
+    (one, other) = days
+    return one.year != other.year and (one.month, one.day) == (other.month, other.day)
+
+
+def _leaves(value: Json) -> list[Json]:
+    if not isinstance(value, (list, Mapping)):
+        return [value]
+    return [leaf for item in (value.values() if isinstance(value, Mapping) else value) for leaf in _leaves(item)]
+
+
+def _in_ascii_digits(value: Json) -> Json:
+    if isinstance(value, Mapping):
+        return {key: _in_ascii_digits(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_in_ascii_digits(item) for item in value]
+    return ascii_digits(value) if isinstance(value, str) else value
 
 
 def read_number(value: Json) -> Decimal | None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from dozan.chat.encode import encode_prompt
 from dozan.chat.format import ChatFormat
+from dozan.chat.grammar import Grammar, row_grammars
+from dozan.chat.grammar_text import to_gbnf
 from dozan.chat.sentencepiece_json import Piece, tokenizer_definition
 from dozan.chat.tokenizer import Tokenizer
 from dozan.errors import InputError
@@ -19,14 +22,25 @@ from dozan.model.bundle import Bundle
 from dozan.rows.example import Example
 from dozan.rows.readers import read_rows
 
+if TYPE_CHECKING:
+    from dozan.judge.guide import Guides
+    from dozan.ship.llamacpp import GgufGrammars
+
 OnProgress = Callable[[int, int], None]
-Complete = Callable[[Sequence[Sequence[int]], int, OnProgress | None], list[list[int]]]
+
+
+class Complete(Protocol):
+    """Continues token ids greedily, the stop id cut off; by `grammars`, one a prompt, where they are given."""
+
+    def __call__(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, on_progress: OnProgress | None = None,
+        grammars: Sequence[Grammar] | None = None,
+    ) -> list[list[int]]: ...  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Served:
-    """`complete(prompts, max_new_tokens, on_progress)` continues token ids greedily, the stop id cut off; `chat` lays
-    rows out as in training."""
+    """`complete` continues token ids; `chat` lays rows out as in training."""
 
     tokenizer: Tokenizer
     chat: ChatFormat
@@ -35,17 +49,18 @@ class Served:
 
 def evaluate(
     model: str | Path | Bundle, data: str | Path | Sequence[Example], json: Path | None = None,
-    max_new_tokens: int = 256, limit: int | None = None, on_progress: OnProgress | None = None,
+    max_new_tokens: int = 256, limit: int | None = None, on_progress: OnProgress | None = None, grammar: bool = False,
 ) -> Scores:  # fmt: skip
     """Score a run, a checkpoint folder, a hub id, an opened model or a GGUF file on rows.
 
-    `json` gets every figure and every row's prediction. Raises InputError for what cannot be scored.
+    `json` gets every figure and every row's prediction. With `grammar` each answer is held to the grammar of its row's
+    tools: text, calls, or both. Raises InputError for what cannot be scored.
     """
     if isinstance(model, Bundle) or not str(model).endswith(".gguf"):
-        return evaluate_in_torch(model, data, json, max_new_tokens, limit, on_progress)
+        return evaluate_in_torch(model, data, json, max_new_tokens, limit, on_progress, grammar=grammar)
     examples = (read_rows(data) if isinstance(data, str | Path) else list(data))[:limit]
     served = serve_gguf(model)
-    texts = answer(served, examples, max_new_tokens, on_progress)
+    texts = answer(served, examples, max_new_tokens, on_progress, grammar)
     scores = score_rows(examples, texts, served.chat)
     if json is not None:
         write_scores(json, scores, str(model))
@@ -65,24 +80,45 @@ def serve_bundle(bundle: Bundle) -> Served:
     """An opened model in torch."""
     from dozan.judge.generate import generate
 
-    return Served(
-        bundle.tokenizer,
-        bundle.chat,
-        lambda prompts, most, on_progress: generate(bundle, prompts, most, on_progress=on_progress),
-    )
+    def complete(
+        prompts: Sequence[Sequence[int]], max_new_tokens: int, on_progress: OnProgress | None = None,
+        grammars: Sequence[Grammar] | None = None,
+    ) -> list[list[int]]:  # fmt: skip
+        return generate(bundle, prompts, max_new_tokens, on_progress, grammars=grammars)
+
+    return Served(bundle.tokenizer, bundle.chat, complete)
 
 
 def serve_gguf(gguf: str | Path) -> Served:
     """A GGUF in llama.cpp, with the tokenizer and the arrangement of rows that it carries."""
-    from dozan.ship.llamacpp import complete
+    from dozan.judge.guide import Guides
+    from dozan.ship import llamacpp
 
     tokenizer, chat = read_gguf(gguf)
     stops = [tokenizer.id(token) for token in chat.stop_tokens]
-    return Served(
-        tokenizer,
-        chat,
-        lambda prompts, most, on_progress: complete(gguf, prompts, most, stops, on_progress),
-    )
+
+    def complete(
+        prompts: Sequence[Sequence[int]], max_new_tokens: int, on_progress: OnProgress | None = None,
+        grammars: Sequence[Grammar] | None = None,
+    ) -> list[list[int]]:  # fmt: skip
+        if grammars is None:
+            return llamacpp.complete(gguf, prompts, max_new_tokens, stops, on_progress)
+        guides = Guides(tokenizer, stops, grammars)
+        guides.check_limits([max_new_tokens] * len(prompts))
+        given = gguf_grammars(guides)
+        answers = llamacpp.complete(gguf, prompts, max_new_tokens, stops, on_progress, grammars=given)
+        guides.check_answers(answers)
+        return answers
+
+    return Served(tokenizer, chat, complete)
+
+
+def gguf_grammars(guides: Guides) -> GgufGrammars:
+    """The grammars of guides as llama.cpp follows them."""
+    from dozan.ship.llamacpp import GgufGrammars
+
+    grammars, which, reserves, closers = guides.different()
+    return GgufGrammars([to_gbnf(grammar) for grammar in grammars], which, reserves, closers)
 
 
 def read_gguf(gguf: str | Path) -> tuple[Tokenizer, ChatFormat]:
@@ -113,8 +149,10 @@ def read_gguf(gguf: str | Path) -> tuple[Tokenizer, ChatFormat]:
 
 
 def answer(
-    served: Served, examples: Sequence[Example], max_new_tokens: int, on_progress: OnProgress | None = None
-) -> list[str]:
-    """What the model says to each row, control tokens spelt out."""
+    served: Served, examples: Sequence[Example], max_new_tokens: int, on_progress: OnProgress | None = None,
+    grammar: bool = False,
+) -> list[str]:  # fmt: skip
+    """What the model says to each row, control tokens spelt out; with `grammar` by that of the row's tools."""
+    grammars = row_grammars(examples, served.chat) if grammar else None
     prompts = [encode_prompt(example, served.chat, served.tokenizer) for example in examples]
-    return [served.tokenizer.decode(ids) for ids in served.complete(prompts, max_new_tokens, on_progress)]
+    return [served.tokenizer.decode(ids) for ids in served.complete(prompts, max_new_tokens, on_progress, grammars)]

@@ -135,7 +135,7 @@ def gather_rows(data: Rows, eval_data: Rows | None, share: float, seed: int, say
 def encode_sides(
     rows: GatheredRows, encoder: Encoder, is_strict: bool, folder: Path, scored: Collection[int] = ()
 ) -> Encoded:
-    """Check the rows and write their tokens to stores on the disk of a folder; `scored`: places of held-out rows to keep.
+    """Check the rows and write their tokens to stores on the disk of a folder; `scored`: which held-out rows to keep.
 
     Raises InputError for what the rules refuse, if strict, and then for rows that have no form or are too long: the
     first twenty of all of them are named.

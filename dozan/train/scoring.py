@@ -62,7 +62,8 @@ def score_run(
     begun = time.perf_counter()
     scores, unended = scorer(trainee.model)
     figures = scores.summary()
-    value = float(figures[scorer.recipe.by] or 0.0)
+    by = scorer.recipe.by
+    value = float((figures["graded"]["f1"] if by == "graded_f1" else figures[by]) or 0.0)
     event: Event = {
         "step": progress.step, "epoch": round(progress.step / steps_per_epoch, 6),
         **{f"score/{name}": figures[name] for name in _FIGURES},

@@ -69,8 +69,8 @@ class Sentinels:
         """What scores by generation give reason to say; `score/unended` is the share of answers cut off."""
         said = []
         if event["score/unended"] > _UNENDING:
-            said += self._say("unended", f"{event['score/unended']:.0%} of the answers never stop: the stop token is not learnt yet; "
-                              "if this lasts, look at a row with dozan data show")  # fmt: skip
+            said += self._say("unended", f"{event['score/unended']:.0%} of the answers never stop: the stop token is "
+                              "not learnt yet; if this lasts, look at a row with dozan data show")  # fmt: skip
         names, parsed, strict = (event[f"score/{key}"] for key in ("tool_name", "parse_failures", "strict"))
         if names is None or parsed is None or strict is None:
             return said

@@ -161,6 +161,13 @@ def grounding_findings(view: RowView) -> Iterator[Found]:
                 yield found[0], where, found[1]
 
 
+def unsupported(value: Json, schema: Schema, text: str) -> Rule | None:
+    """The first rule that a string in `value` breaks for want of support in `text`; None when all are supported."""
+    source = _Source(text)
+    found = (_support(string, inner, source) for _, string, inner in _strings(value, schema, ""))
+    return next((each[0] for each in found if each is not None), None)
+
+
 def _strings(value: Json, schema: Schema, path: str) -> Iterator[tuple[str, str, Schema]]:
     """Every string in arguments with its path and schema."""
     if isinstance(value, str):
