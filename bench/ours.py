@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -65,16 +66,14 @@ def write_adapter(options: argparse.Namespace) -> None:
 
 
 def measure(options: argparse.Namespace, work: Workload) -> tuple[dict[str, Any], float]:
-    """Train on the rows in order, as the loop does: the next step's packs are made while the GPU computes this one, and
-    a step's result is read when the next one is launched.
+    """Train on the rows in order, and measure.
 
     The first step's seconds run from the building of the trainer, as for the peers.
     """
     import torch
 
     from dozan.chat.encode import Tokens
-    from dozan.train.loop import StepResult, optimiser_step
-    from dozan.train.plan import Prepared, make_plan, total_weight
+    from dozan.train.plan import make_plan
     from dozan.train.state import Trainee
 
     recipe = _recipe(work.batch, options.dora)
@@ -85,17 +84,7 @@ def measure(options: argparse.Namespace, work: Workload) -> tuple[dict[str, Any]
     begin = time.time()
     trainee, plan = Trainee.of(model, recipe, "random"), make_plan(recipe, rows)
 
-    def prepared(step: int) -> Prepared:
-        taken = rows[step * work.batch : (step + 1) * work.batch]
-        return Prepared(taken, plan.pack(taken), total_weight(taken))
-
-    ends, results, launched, following = [], [], deque[StepResult](), prepared(0)
-    for step in range(options.steps):
-        launched.append(optimiser_step(trainee, following, RATE, step))
-        following = prepared(step + 1)
-        while len(launched) > (trainee.ahead if 0 < step < options.steps - 1 else 0):
-            results.append(launched.popleft().read())
-            ends.append(time.time())
+    ends, results, following = trained(trainee, plan, rows, work.batch, options.steps)
     step_s = step_seconds(ends)
     figures = {
         "step_s": step_s, "examples_s": work.batch / step_s,
@@ -109,6 +98,31 @@ def measure(options: argparse.Namespace, work: Workload) -> tuple[dict[str, Any]
     }  # fmt: skip
     rounded = {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in figures.items()}
     return rounded, ends[0]
+
+
+def trained(
+    trainee: Any, plan: Any, rows: Sequence[Any], batch: int, steps: int
+) -> tuple[list[float], list[tuple[float, float, bool]], Any]:
+    """Train on the rows in order; the clock at the end of each step, what each came to, and what was prepared last.
+
+    As the loop does it: the next step's packs are made while the GPU computes this one, and a step's result is read
+    when the next one is launched, but for the first.
+    """
+    from dozan.train.loop import StepResult, optimiser_step
+    from dozan.train.plan import Prepared, total_weight
+
+    def prepared(step: int) -> Prepared:
+        taken = list(rows[step * batch : (step + 1) * batch])
+        return Prepared(taken, plan.pack(taken), total_weight(taken))
+
+    ends, results, launched, following = [], [], deque[StepResult](), prepared(0)
+    for step in range(steps):
+        launched.append(optimiser_step(trainee, following, RATE, step))
+        following = prepared(step + 1)
+        while len(launched) > (trainee.ahead if 0 < step < steps - 1 else 0):
+            results.append(launched.popleft().read())
+            ends.append(time.time())
+    return ends, results, following
 
 
 def _model(options: argparse.Namespace, recipe: Any) -> Any:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections import deque
 from pathlib import Path
 from typing import Any
 
-from bench.peers import COMPARED_STEPS, RATE, step_seconds
+from bench.ours import trained
+from bench.peers import COMPARED_STEPS, step_seconds
 from bench.workloads import Workload, read
 
 PROCESS_START = time.time()
@@ -60,8 +60,6 @@ def measure(options: argparse.Namespace, work: Workload) -> dict[str, Any]:
     """
     import torch
 
-    from dozan.train.loop import StepResult, optimiser_step
-    from dozan.train.plan import Prepared, total_weight
     from dozan.train.state import Trainee
 
     cuda = torch.cuda.is_available()
@@ -74,17 +72,7 @@ def measure(options: argparse.Namespace, work: Workload) -> dict[str, Any]:
         torch.cuda.reset_peak_memory_stats()
     trainee, plan = Trainee.of(model, job.plan.recipe, "random"), job.plan
 
-    def prepared(step: int) -> Prepared:
-        taken = list(plan.rows[step * work.batch : (step + 1) * work.batch])
-        return Prepared(taken, plan.pack(taken), total_weight(taken))
-
-    ends, results, launched, following = [], [], deque[StepResult](), prepared(0)
-    for step in range(options.steps):
-        launched.append(optimiser_step(trainee, following, RATE, step))
-        following = prepared(step + 1)
-        while len(launched) > (trainee.ahead if 0 < step < options.steps - 1 else 0):
-            results.append(launched.popleft().read())
-            ends.append(time.time())
+    ends, results, _ = trained(trainee, plan, plan.rows, work.batch, options.steps)
     step_s = step_seconds(ends)
     figures = {
         "step_s": step_s, "tokens_s": work.tokens(options.steps) / options.steps / step_s,
