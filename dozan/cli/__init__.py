@@ -146,7 +146,7 @@ def evaluate(
         return evaluate_for(purpose, model, data, json_file, html, limit, max_new_tokens or 512)
 
     if predictions is not None and (model != dozan.EMBEDDED_BASE or grammar):
-        raise InputError("--predictions: are scored without a model; leave --model and --grammar out")
+        raise InputError("--predictions are scored without a model: give one, predictions or --model (and --grammar)")
     evaluate_rows(data, model, json_file, limit, max_new_tokens or 256, predictions, preset, grammar)
 
 
