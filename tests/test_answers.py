@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from dozan.judge.answers import code_of, final_answer, same_answer
 
-GSM8K = Path("/work/shared/data/gsm8k/train_1000.jsonl")
+GSM8K = Path(os.environ.get("DOZAN_DATA", "data")) / "gsm8k" / "train_1000.jsonl"
 
 
 @pytest.mark.parametrize(

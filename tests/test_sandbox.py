@@ -14,7 +14,7 @@ import pytest
 from dozan.judge import sandbox, sandbox_child
 from dozan.judge.sandbox import Limits, run_all, run_tests
 
-MBPP = Path("/work/shared/data/mbpp/mbpp.jsonl")
+MBPP = Path(os.environ.get("DOZAN_DATA", "data")) / "mbpp" / "mbpp.jsonl"
 SHORT, LONG = Limits(seconds=2.0), Limits(seconds=25.0, memory_bytes=2**28)
 ROOM = 30.0
 """Seconds that a loaded machine may take for what is over in a moment."""
