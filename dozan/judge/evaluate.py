@@ -125,18 +125,9 @@ def _open(model: str | Path | Bundle) -> Bundle:
         return model
     if str(model).endswith(".gguf"):
         raise InputError(f"{model}: a GGUF file runs in llama.cpp; score it with dozan.evaluate or `dozan eval`")
-    import torch
+    from dozan.judge.opened import open_for_judging
 
-    from dozan.kernels import training_dtype
-    from dozan.model.bundle import open_model
-    from dozan.model.half import require_float16
-
-    if not torch.cuda.is_available():
-        return open_model(model)
-    # In the dtype that it is trained in there.
-    bundle = open_model(model, training_dtype(torch.device("cuda")), device="cuda")
-    require_float16(bundle.model, bundle.base_folder)
-    return bundle
+    return open_for_judging(model)
 
 
 def _prompts(examples: Sequence[Example], bundle: Bundle) -> list[list[int]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,19 +27,6 @@ class RowLoss:
 
     loss: float
     tokens: int
-
-
-def open_for_judging(model: str | Path) -> Bundle:
-    """A run, a folder or a hub id: on a GPU in the dtype that it is trained in there, else in fp32 on the CPU."""
-    from dozan.kernels import training_dtype
-    from dozan.model.bundle import open_model
-    from dozan.model.half import require_float16
-
-    if not torch.cuda.is_available():
-        return open_model(model)
-    bundle = open_model(model, training_dtype(torch.device("cuda")), device="cuda")
-    require_float16(bundle.model, bundle.base_folder)
-    return bundle
 
 
 @torch.no_grad()

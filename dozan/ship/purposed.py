@@ -8,8 +8,9 @@ from pathlib import Path
 
 from dozan.chat.encode import encode_prompt
 from dozan.errors import InputError
+from dozan.judge.opened import open_for_judging
 from dozan.judge.purposes import JUDGED, PurposeScores, read_purpose, score_purpose
-from dozan.judge.purposes_loss import open_for_judging, row_losses
+from dozan.judge.purposes_loss import row_losses
 from dozan.rows.example import Example
 from dozan.rows.purposes import purpose_named
 from dozan.ship.served import OnProgress, Served, serve_bundle, serve_gguf
