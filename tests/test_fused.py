@@ -13,6 +13,8 @@ pytest.importorskip("triton")
 from dozan.kernels import geglu as geglu_op
 from dozan.kernels import low_rank, nf4, norm, reference
 from dozan.kernels.low_rank import LowRank, low_rank_linears
+from dozan.model.adapter import AdaptedLinear, gated
+from dozan.recipe import AdapterRecipe
 
 EPS = 1e-6
 Op = Callable[..., Tensor]
@@ -175,7 +177,47 @@ def test_column_dots_in_triton(rows: int, columns: int) -> None:
     low_rank_triton = pytest.importorskip("dozan.kernels.low_rank_triton")
     torch.manual_seed(0)
     left, right = torch.randn(rows, columns), torch.randn(rows, columns)
-    assert torch.allclose(low_rank_triton.column_dots(left, right), (left * right).sum(0), rtol=1e-5, atol=1e-4)
+    assert torch.allclose(low_rank_triton.column_dots(left, right).sum(0), (left * right).sum(0), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (33, 65), (700, 130)])
+def test_geglus_gradients_with_their_dots(rows: int, columns: int) -> None:
+    geglu_triton = pytest.importorskip("dozan.kernels.geglu_triton")
+    torch.manual_seed(0)
+    grad, gate, up = (torch.randn(rows, columns) for _ in range(3))
+    d_gate, d_up, dots = geglu_triton.backward_with_dots(grad, gate, up)
+    assert all(map(torch.equal, (d_gate, d_up), geglu_triton.backward(grad, gate, up)))
+    for found, gradient, value in zip(dots, (d_gate, d_up), (gate, up), strict=True):
+        assert torch.allclose(found.sum(0), (gradient * value).sum(0), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("strips", "outputs", "rank"), [(1, 1, 1), (3, 33, 5), (16, 40, 16)])
+def test_factor_gradients(strips: int, outputs: int, rank: int) -> None:
+    low_rank_triton = pytest.importorskip("dozan.kernels.low_rank_triton")
+    torch.manual_seed(0)
+    d_b, dots, factor, magnitude = (torch.rand(s) + 0.1 for s in ((outputs, rank), (strips, outputs), outputs, outputs))
+    wanted = d_b * factor[:, None]
+    found = low_rank_triton.factor_gradients(d_b, dots, factor, magnitude)
+    assert torch.equal(d_b, wanted) and torch.allclose(found, dots.sum(0) / magnitude, rtol=1e-6)
+
+
+def test_dora_through_the_gate_is_that_of_two_linears(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Where the gated activation leaves sums for the magnitudes, and where it does not."""
+    monkeypatch.setattr(low_rank, "has_triton", lambda device: request.node.callspec.params["backend"] == "triton")
+    torch.manual_seed(0)
+    recipe = AdapterRecipe(rank=3, dora=True)
+    both = [AdaptedLinear(torch.nn.Linear(11, 33, bias=False), recipe, name, 0) for name in ("gate_proj", "up_proj")]
+    for one in both:
+        torch.nn.init.normal_(one.lora_B)
+        one.refresh_norm()
+    x, outer = torch.randn(50, 11), torch.randn(50, 33)
+    leaves = [p for one in both for p in (one.lora_A, one.lora_B, one.magnitude)]
+    found = torch.autograd.grad(gated(x, *both), leaves, outer)
+    plain = [x @ (m.magnitude / m.norm)[:, None].mul(m.weight + m.scale * m.lora_B @ m.lora_A).T for m in both]
+    wanted = torch.autograd.grad(reference.geglu(*plain), leaves, outer)
+    assert all(torch.allclose(*pair, rtol=1e-4, atol=1e-4) for pair in zip(found, wanted, strict=True))
 
 
 @pytest.mark.parametrize(("outputs", "inputs", "rank"), [(1, 1, 1), (33, 20, 5), (40, 64, 16), (17, 30, 24)])
@@ -184,7 +226,28 @@ def test_merged_row_norms(outputs: int, inputs: int, rank: int, monkeypatch: pyt
     monkeypatch.setattr(low_rank, "has_triton", lambda device: request.node.callspec.params["backend"] == "triton")
     torch.manual_seed(0)
     weight, a, b = torch.randn(outputs, inputs), torch.randn(rank, inputs), torch.randn(outputs, rank)
-    found = low_rank.merged_row_norms(weight, low_rank.row_norms(weight), a, b, 0.3)
+    found = torch.empty(outputs)
+    low_rank.merged_row_norms(weight, low_rank.row_norms(weight), a, b, 0.3, 1e-6, found)
     assert torch.allclose(found, (weight + 0.3 * b @ a).norm(dim=1), rtol=1e-5)
-    gone = low_rank.merged_row_norms(b @ a, low_rank.row_norms(b @ a), a, b, -1.0)
-    assert bool((gone <= 1e-2 * (b @ a).norm(dim=1)).all())
+    low_rank.merged_row_norms(b @ a, low_rank.row_norms(b @ a), a, b, -1.0, 1e-6, found)
+    assert bool((found <= 1e-2 * (b @ a).norm(dim=1)).all()) and bool((found >= 1e-6).all())
+    low_rank.merged_row_norms(weight, low_rank.row_norms(weight), a, b, 0.3, 1e6, found)
+    assert bool((found == 1e6).all())
+
+
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize(("outputs", "inputs", "rank"), [(1, 64, 1), (70, 320, 24), (130, 64, 64), (3, 832, 16)])
+def test_products_with_nf4(outputs: int, inputs: int, rank: int, nested: bool) -> None:
+    """In parts, with what lies beside rows and columns poisoned."""
+    nf4_triton = pytest.importorskip("dozan.kernels.nf4_triton")
+    torch.manual_seed(0)
+    whole = nf4.quantise(torch.randn(outputs, inputs))
+    weight = whole if nested else nf4.row_slice(whole, 0, outputs)
+    room = torch.full((rank + 2, inputs), torch.nan, dtype=torch.float16)
+    a = room[1:-1].copy_(torch.randn(rank, inputs))
+    shuffled = torch.full_like(room, torch.nan)
+    shuffled[1:-1] = a.view(rank, -1, 2).transpose(1, 2).reshape(rank, inputs)
+    found = nf4_triton.products(weight, shuffled[1:-1])
+    assert len(found) == {64: 1, 320: 1, 832: 3}[inputs]
+    wanted = nf4.dequantise(weight, torch.float16).float() @ a.float().T
+    assert torch.allclose(found.sum(0), wanted, rtol=1e-4, atol=1e-3 * float(wanted.abs().max()))

@@ -56,6 +56,7 @@ def test_a_wrong_model(shape: str, old: str, new: str, monkeypatch: pytest.Monke
 )
 def test_a_wrong_op(module: str, old: str, new: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mutant(f"dozan.kernels.{module}", old, new, monkeypatch)
+    mutant(ADAPTER, "Low-rank adapters", "Adapters on the wrong op", monkeypatch)
     wrong = mutant(MODEL, "Gemma 3, text only", "Gemma 3 on the wrong op", monkeypatch)
     assert gemma3.logits_error("270m", wrong) > 1e-4
 
@@ -86,8 +87,8 @@ def test_a_wrong_adapter(kind: str, old: str, new: str, logits_wrong: bool, monk
     ("old", "new"),
     [
         pytest.param("[_folded(one, c, x.dtype)", "[_folded(one, None, x.dtype)", id="B not scaled"),
-        pytest.param("_by_row(_wide(g.t(), part), c)", "_wide(g.t(), part)", id="gradient of B not scaled"),
-        pytest.param(".div_(m)", "", id="gradient of the magnitude not divided"),
+        pytest.param("d_b.mul_(factor[:, None])", "d_b", id="gradient of B not scaled"),
+        pytest.param(".div_(magnitude)", "", id="gradient of the magnitude not divided"),
         pytest.param("2 * scale * cross + ", "", id="cross term lost"),
         pytest.param(" + scale * scale * own", "", id="square term lost"),
     ],

@@ -44,7 +44,7 @@ class _LowRank(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, z: Tensor | None, scale: float, norms: Sequence[Tensor | None],
-        weights: Sequence[NF4 | None], *parts: Any,
+        weights: Sequence[NF4 | None], dots: list[Tensor] | None, *parts: Any,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         dense, a, b, magnitudes = _split(parts, len(norms))
         factors = [None if n is None else m / n for m, n in zip(magnitudes, norms, strict=True)]
@@ -52,7 +52,7 @@ class _LowRank(torch.autograd.Function):
         wide_a = _scaled(torch.cat(list(a)) if len(a) > 1 else a[0], scale, x.dtype)
         narrow_b = [_folded(one, c, x.dtype) for one, c in zip(b, factors, strict=True)]
         low = torch.mm(x if z is None else z, wide_a.t())
-        ctx.scale, ctx.ranks, ctx.weights = scale, [len(one) for one in a], weights
+        ctx.scale, ctx.ranks, ctx.weights, ctx.dots = scale, [len(one) for one in a], weights, dots
         outs = tuple(
             torch.mm(x, _weight(w, d, c, x.dtype).t()).addmm_(p, n.t())
             for w, d, c, p, n in zip(weights, dense, factors, low.split(ctx.ranks, dim=1), narrow_b, strict=True)
@@ -71,12 +71,12 @@ class _LowRank(torch.autograd.Function):
         for grad, narrow_b, part in zip(grads, b, d_low.split(ctx.ranks, dim=1), strict=True):
             torch.mm(grad, narrow_b, out=part)
         d_a = _wide(d_low.t(), x if z is None else z).mul_(ctx.scale).split(ctx.ranks)
-        d_b = [_by_row(_wide(g.t(), part), c)
-               for g, part, c in zip(grads, low.split(ctx.ranks, dim=1), factors, strict=True)]  # fmt: skip
-        d_m = [None if m is None else column_dots(g, y).div_(m)
-               for g, y, m in zip(grads, outs, magnitudes, strict=True)]  # fmt: skip
+        d_b = [_wide(grad.t(), part) for grad, part in zip(grads, low.split(ctx.ranks, dim=1), strict=True)]
+        given = ctx.dots or [None] * count
+        d_m = [None if c is None else _factor_gradients(*held, c)
+               for *held, c in zip(d_b, given, grads, outs, magnitudes, factors, strict=True)]  # fmt: skip
         d_weights = [_by_row(torch.mm(g.t(), x), c) if want else None
-                     for g, c, want in zip(grads, factors, wanted[5:], strict=False)]  # fmt: skip
+                     for g, c, want in zip(grads, factors, wanted[6:], strict=False)]  # fmt: skip
         d_x = None
         for grad, w, d, c in zip(grads, ctx.weights, dense, factors, strict=True):
             if wanted[0]:
@@ -88,7 +88,7 @@ class _LowRank(torch.autograd.Function):
             d_z = torch.mm(d_low, wide_a) if wanted[1] else None
         elif d_x is not None:
             d_x.addmm_(d_low, wide_a)
-        return d_x, d_z, None, None, None, *d_weights, *d_a, *d_b, *d_m
+        return d_x, d_z, None, None, None, None, *d_weights, *d_a, *d_b, *d_m
 
 
 def _split(values: Sequence[Any], size: int) -> list[Sequence[Any]]:
@@ -127,13 +127,19 @@ def _wide(left: Tensor, right: Tensor) -> Tensor:
     return torch.mm(left, right).float()
 
 
-def column_dots(left: Tensor, right: Tensor) -> Tensor:
-    """Σ_t left · right of [T, O] each, contiguous: fp32 [O], multiplied and added in fp32."""
-    if has_triton(left.device):
+def _factor_gradients(d_b: Tensor, dots: Tensor | None, grad: Tensor, out: Tensor, magnitude: Tensor,
+                      factor: Tensor) -> Tensor:  # fmt: skip
+    """The gradient of the magnitudes, fp32 [O]: Σ_t grad · out / m; the rows of d_b are multiplied in place.
+
+    dots: fp32 [S, O], whose sum is Σ_t grad · out, where somebody has it.
+    """
+    if has_triton(grad.device):
         from dozan.kernels import low_rank_triton
 
-        return low_rank_triton.column_dots(left, right)
-    return torch.einsum("to,to->o", left.float(), right.float())
+        dots = low_rank_triton.column_dots(grad, out) if dots is None else dots
+        return low_rank_triton.factor_gradients(d_b, dots, factor, magnitude)
+    d_b.mul_(factor[:, None])
+    return torch.einsum("to,to->o", grad.float(), out.float()).div_(magnitude)
 
 
 def row_norms(weight: Tensor | NF4) -> Tensor:
@@ -141,37 +147,55 @@ def row_norms(weight: Tensor | NF4) -> Tensor:
     return weight.detach().float().norm(dim=1) if isinstance(weight, Tensor) else nf4_row_norms(weight)
 
 
-def merged_row_norms(weight: Tensor | NF4, weight_norm: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """The length of each row of weight + scale · b a, fp32 [O], without that sum; weight_norm: `row_norms(weight)`.
+def merged_row_norms(
+    weight: Tensor | NF4, weight_norm: Tensor, a: Tensor, b: Tensor, scale: float, least: float, out: Tensor
+) -> None:
+    """Write the length of each row of weight + scale · b a, at least `least`, into out, without that sum.
 
-    weight [O, I], a fp32 [R, I], b fp32 [O, R]. In fp32 on a CPU; on a GPU the products' factors have 16 bits where the
-    weight's passes have, and a row that vanishes has the length zero.
+    weight [O, I], weight_norm: `row_norms(weight)`, a fp32 [R, I], b fp32 [O, R], out fp32 [O]. In fp32 on a CPU; on a
+    GPU the products' factors have 16 bits where the weight's passes have.
     """
-    if isinstance(weight, NF4):
-        weight = dequantise(weight, training_dtype(weight.device) if weight.device.type == "cuda" else torch.float32)
     if has_triton(weight.device):
         from dozan.kernels import low_rank_triton
 
-        narrow = a.to(weight.dtype)
-        cross, own = _wide(weight, narrow.t()), _wide(narrow, narrow.t())
-        return low_rank_triton.merged_row_norms(cross, own, b, weight_norm, scale)
-    cross = (torch.mm(weight.float(), a.t()) * b).sum(1)
+        cross, own = _narrow_products(weight, a)
+        return low_rank_triton.merged_row_norms(cross, own, b, weight_norm, scale, least, out)
+    dense = weight.float() if isinstance(weight, Tensor) else dequantise(weight, torch.float32)
+    cross = (torch.mm(dense, a.t()) * b).sum(1)
     own = ((b @ (a @ a.t())) * b).sum(1)
-    return (weight_norm.square() + 2 * scale * cross + scale * scale * own).clamp_min_(0).sqrt_()
+    norms = (weight_norm.square() + 2 * scale * cross + scale * scale * own).clamp_min_(0).sqrt_()
+    torch.clamp(norms, min=least, out=out)
+
+
+def _narrow_products(weight: Tensor | NF4, a: Tensor) -> tuple[Tensor, Tensor]:
+    """W Aᵀ as fp32 [S, O, R] to be added up, and A Aᵀ, fp32 [R, R]; A in the dtype of the weight's passes."""
+    if isinstance(weight, Tensor):
+        narrow = a.to(weight.dtype)
+        return _wide(weight, narrow.t())[None], _wide(narrow, narrow.t())
+    from dozan.kernels.nf4_triton import products
+
+    rank, inputs = a.shape
+    narrow = torch.empty(rank, inputs, dtype=training_dtype(weight.device), device=a.device)
+    # Even columns before odd ones, as a byte holds two codes; A Aᵀ does not mind.
+    narrow.view(rank, 2, inputs // 2).copy_(a.view(rank, inputs // 2, 2).transpose(1, 2))
+    return products(weight, narrow), _wide(narrow, narrow.t())
 
 
 def low_rank_linears(
-    x: Tensor, linears: Sequence[LowRank], scale: float, dropped: Tensor | None = None
-) -> tuple[Tensor, ...]:
+    x: Tensor, linears: Sequence[LowRank], scale: float, dropped: Tensor | None = None,
+    dots: list[Tensor] | None = None,
+) -> tuple[Tensor, ...]:  # fmt: skip
     """c ⊙ (x Wᵀ + scale · (x Aᵀ) Bᵀ) in x's dtype, with c = magnitude / norm (1 without), for linears that share their
     input and their scale.
 
-    x [..., I] -> [..., O] each. dropped [..., I]: what the adapters see in place of x.
+    x [..., I] -> [..., O] each. dropped [..., I]: what the adapters see in place of x. dots: an empty list in which the
+    op that alone takes the outputs may leave, before their gradients arrive here, fp32 [S, O] for each: gradient times
+    output, added up over S parts of the tokens.
     """
     flat, seen = x.flatten(0, -2), None if dropped is None else dropped.flatten(0, -2)
     quantised = [one.weight if isinstance(one.weight, NF4) else None for one in linears]
     dense = [None if isinstance(one.weight, NF4) else one.weight for one in linears]
     parts = (*dense, *(one.a for one in linears), *(one.b for one in linears), *(one.magnitude for one in linears))
     norms = [one.norm for one in linears]
-    outs: tuple[Tensor, ...] = _LowRank.apply(flat, seen, scale, norms, quantised, *parts)
+    outs: tuple[Tensor, ...] = _LowRank.apply(flat, seen, scale, norms, quantised, dots, *parts)
     return tuple(out.view(*x.shape[:-1], out.shape[1]) for out in outs)

@@ -11,39 +11,73 @@ _COLUMNS, _ROWS, _STRIPS = 64, 32, 16
 
 
 def column_dots(left: Tensor, right: Tensor) -> Tensor:
-    """Σ_t left · right of [T, O] each, contiguous: fp32 [O]."""
+    """Left times right of [T, O] each, contiguous, added up over S strips of rows: fp32 [S, O]."""
     rows, columns = left.shape
     strips = min(_STRIPS, triton.cdiv(rows, _ROWS))
     partial = torch.empty(strips, columns, dtype=torch.float32, device=left.device)
     _partial[(triton.cdiv(columns, _COLUMNS), strips)](
         left, right, partial, rows, columns, ROWS=_ROWS, COLUMNS=_COLUMNS
     )
-    return partial.sum(0)
+    return partial
 
 
-def merged_row_norms(cross: Tensor, own: Tensor, b: Tensor, weight_norm: Tensor, scale: float) -> Tensor:
-    """√(n² + 2 s Σ cross · b + s² b own bᵀ), fp32 [O], with n = weight_norm: cross = W Aᵀ and b fp32 [O, R], own = A Aᵀ
-    fp32 [R, R]."""
-    rows, rank = b.shape
-    out = torch.empty(rows, dtype=torch.float32, device=b.device)
+def factor_gradients(d_b: Tensor, dots: Tensor, factor: Tensor, magnitude: Tensor) -> Tensor:
+    """Multiply the rows of d_b, fp32 [O, R], by the factors in place; the gradient of the magnitudes, Σ_s dots / m.
+
+    dots: fp32 [S, O], as of `column_dots`; factor, magnitude and the result: fp32 [O].
+    """
+    rows, rank = d_b.shape
+    out = torch.empty_like(magnitude)
     width = max(16, triton.next_power_of_2(rank))
-    _norms[(triton.cdiv(rows, 16),)](cross, own, b, weight_norm, out, rows, rank, scale, ROWS=16, WIDTH=width)
+    _factors[(triton.cdiv(rows, 16),)](d_b, dots, factor, magnitude, out, len(dots), rows, rank, ROWS=16, WIDTH=width)
     return out
 
 
+def merged_row_norms(
+    cross: Tensor, own: Tensor, b: Tensor, weight_norm: Tensor, scale: float, least: float, out: Tensor
+) -> None:
+    """Write √(n² + 2 s Σ cross · b + s² b own bᵀ), at least `least`, into out, fp32 [O], with n = weight_norm.
+
+    cross: fp32 [S, O, R], whose sum over S is W Aᵀ; b: fp32 [O, R]; own = A Aᵀ: fp32 [R, R].
+    """
+    rows, rank = b.shape
+    width = max(16, triton.next_power_of_2(rank))
+    _norms[(triton.cdiv(rows, 16),)](
+        cross, own, b, weight_norm, out, len(cross), rows, rank, scale, least, ROWS=16, WIDTH=width
+    )
+
+
 @triton.jit
-def _norms(CROSS, OWN, B, NORM, OUT, rows, rank, scale, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+def _factors(DB, DOTS, FACTOR, MAGNITUDE, OUT, strips, rows, rank, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, WIDTH)
+    real = row < rows
+    inside = real[:, None] & (column[None, :] < rank)
+    place = row[:, None].to(tl.int64) * rank + column[None, :]
+    factor = tl.load(FACTOR + row, mask=real, other=0.0)
+    tl.store(DB + place, tl.load(DB + place, mask=inside, other=0.0) * factor[:, None], mask=inside)
+    total = tl.zeros([ROWS], tl.float32)
+    for _ in range(strips):
+        total += tl.load(DOTS + row, mask=real, other=0.0)
+        DOTS += rows
+    tl.store(OUT + row, total / tl.load(MAGNITUDE + row, mask=real, other=1.0), mask=real)
+
+
+@triton.jit
+def _norms(CROSS, OWN, B, NORM, OUT, strips, rows, rank, scale, least, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, WIDTH)
     inside = (row[:, None] < rows) & (column[None, :] < rank)
     place = row[:, None].to(tl.int64) * rank + column[None, :]
     b = tl.load(B + place, mask=inside, other=0.0)
     square = (column[:, None] < rank) & (column[None, :] < rank)
     own = tl.load(OWN + column[:, None] * rank + column[None, :], mask=square, other=0.0)
-    cross = tl.load(CROSS + place, mask=inside, other=0.0)
+    cross = tl.zeros([ROWS, WIDTH], tl.float32)
+    for _ in range(strips):
+        cross += tl.load(CROSS + place, mask=inside, other=0.0)
+        CROSS += rows * rank
     norm = tl.load(NORM + row, mask=row < rows, other=0.0)
     added = 2.0 * cross + scale * tl.dot(b, own, input_precision="ieee")
     total = norm * norm + scale * tl.sum(added * b, 1)
-    tl.store(OUT + row, tl.sqrt(tl.maximum(total, 0.0)), mask=row < rows)
+    tl.store(OUT + row, tl.maximum(tl.sqrt(tl.maximum(total, 0.0)), least), mask=row < rows)
 
 
 @triton.jit

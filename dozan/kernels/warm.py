@@ -99,5 +99,11 @@ def _elementwise(shapes: Shapes, device: torch.device) -> list[Callable[[], obje
     if stream != dtype:
         work.append(lambda: norm_triton.backward(residual, x, weight, inverse))
     if shapes.dora:
-        work.append(lambda: low_rank_triton.column_dots(gate, gate))
+        factor, rank = zeros(shapes.feed_forward, of=wide), zeros(shapes.feed_forward, 16, of=wide)
+        work += [
+            lambda: geglu_triton.backward_with_dots(gate, gate, gate),
+            lambda: low_rank_triton.factor_gradients(
+                rank, low_rank_triton.column_dots(gate, gate), factor, factor
+            ),
+        ]
     return work

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dozan.errors import InputError
+from dozan.kernels.geglu import geglu
 from dozan.kernels.low_rank import LowRank, low_rank_linears, merged_row_norms, row_norms
 from dozan.kernels.nf4 import NF4, dequantise
 from dozan.model.quantised import QuantisedLinear
@@ -120,16 +121,24 @@ class AdaptedLinear(nn.Module):
         """Compute the row norms of W + s B A again, in fp32. Nothing to do without DoRA."""
         if self.norm is None or self.weight_norm is None:
             return
-        norms = merged_row_norms(self.frozen, self.weight_norm, self.lora_A, self.lora_B, self.scale)
-        torch.clamp(norms, min=_SMALLEST_NORM, out=self.norm)
+        merged_row_norms(
+            self.frozen, self.weight_norm, self.lora_A, self.lora_B, self.scale, _SMALLEST_NORM, self.norm
+        )
 
 
-def project(x: Tensor, linears: Sequence[nn.Module]) -> tuple[Tensor, ...]:
-    """What each of the linears makes of x [..., I]; adapted ones are computed as one op."""
+def project(x: Tensor, linears: Sequence[nn.Module], dots: list[Tensor] | None = None) -> tuple[Tensor, ...]:
+    """What each of the linears makes of x [..., I]; adapted ones are computed as one op. dots: see
+    `low_rank_linears`."""
     together = [m for m in linears if isinstance(m, AdaptedLinear) and not (m.dropout and m.training)]
     if len(together) < max(2, len(linears)):
         return tuple(linear(x) for linear in linears)
-    return low_rank_linears(x, [m.parts for m in together], together[0].scale)
+    return low_rank_linears(x, [m.parts for m in together], together[0].scale, dots=dots)
+
+
+def gated(x: Tensor, gate: nn.Module, up: nn.Module) -> Tensor:
+    """`geglu` of what the two linears make of x [..., I]: [..., F]."""
+    dots: list[Tensor] | None = [] if all(getattr(m, "magnitude", None) is not None for m in (gate, up)) else None
+    return geglu(*project(x, (gate, up), dots), dots)
 
 
 def _gaussian(rank: int, width: int, seed: int) -> Tensor:

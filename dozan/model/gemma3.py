@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from dozan.errors import InputError
 from dozan.kernels.embedding import Rows
-from dozan.kernels.geglu import geglu
 from dozan.kernels.norm import rms_norm, rms_norm_branch, rotated_norm
-from dozan.model.adapter import project
+from dozan.model.adapter import gated, project
 from dozan.model.recompute import NOTHING, Recompute
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -163,7 +162,7 @@ class FeedForward(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(geglu(*project(x, (self.gate_proj, self.up_proj))))
+        out: Tensor = self.down_proj(gated(x, self.gate_proj, self.up_proj))
         return out
 
 
