@@ -191,6 +191,15 @@ def test_geglus_gradients_with_their_dots(rows: int, columns: int) -> None:
         assert torch.allclose(found.sum(0), (gradient * value).sum(0), rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize(("outputs", "rank"), [(1, 1), (33, 5), (40, 16)])
+def test_folded(outputs: int, rank: int) -> None:
+    low_rank_triton = pytest.importorskip("dozan.kernels.low_rank_triton")
+    torch.manual_seed(0)
+    b, magnitude, norm = (torch.rand(s) + 0.1 for s in ((outputs, rank), outputs, outputs))
+    found, factor = low_rank_triton.folded(b, magnitude, norm, torch.float16)
+    assert torch.equal(factor, magnitude / norm) and torch.equal(found, (b * factor[:, None]).half())
+
+
 @pytest.mark.parametrize(("strips", "outputs", "rank"), [(1, 1, 1), (3, 33, 5), (16, 40, 16)])
 def test_factor_gradients(strips: int, outputs: int, rank: int) -> None:
     low_rank_triton = pytest.importorskip("dozan.kernels.low_rank_triton")
@@ -245,9 +254,7 @@ def test_products_with_nf4(outputs: int, inputs: int, rank: int, nested: bool) -
     weight = whole if nested else nf4.row_slice(whole, 0, outputs)
     room = torch.full((rank + 2, inputs), torch.nan, dtype=torch.float16)
     a = room[1:-1].copy_(torch.randn(rank, inputs))
-    shuffled = torch.full_like(room, torch.nan)
-    shuffled[1:-1] = a.view(rank, -1, 2).transpose(1, 2).reshape(rank, inputs)
-    found = nf4_triton.products(weight, shuffled[1:-1])
+    found = nf4_triton.products(weight, a)
     assert len(found) == {64: 1, 320: 1, 832: 3}[inputs]
     wanted = nf4.dequantise(weight, torch.float16).float() @ a.float().T
     assert torch.allclose(found.sum(0), wanted, rtol=1e-4, atol=1e-3 * float(wanted.abs().max()))

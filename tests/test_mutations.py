@@ -86,7 +86,7 @@ def test_a_wrong_adapter(kind: str, old: str, new: str, logits_wrong: bool, monk
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        pytest.param("[_folded(one, c, x.dtype)", "[_folded(one, None, x.dtype)", id="B not scaled"),
+        pytest.param("return _folded(b, factor, dtype), factor", "return b.to(dtype), factor", id="B not scaled"),
         pytest.param("d_b.mul_(factor[:, None])", "d_b", id="gradient of B not scaled"),
         pytest.param(".div_(magnitude)", "", id="gradient of the magnitude not divided"),
         pytest.param("2 * scale * cross + ", "", id="cross term lost"),

@@ -65,10 +65,12 @@ found["column dots"] = compiled(low_rank_triton._partial, (h, h, w, i, i), const
 constants = {"ROWS": geglu_triton._ROWS, "COLUMNS": geglu_triton._COLUMNS}
 found["geglu dots"] = compiled(geglu_triton._backward_dots, (h,) * 5 + (w, w, i, i), constants)
 constants = {"ROWS": 16, "WIDTH": 64}
+found["fold"] = compiled(low_rank_triton._fold, (w, w, w, h, w, i, i), constants)
 found["factors"] = compiled(low_rank_triton._factors, (w,) * 5 + (i,) * 3, constants)
 found["norms"] = compiled(low_rank_triton._norms, (w,) * 5 + (i,) * 3 + (f, f), constants)
-constants = {"PLAIN": False, "ROWS": nf4_triton._ROWS, "WIDTH": 64, "HALF": 32, "GROUP": 256}
-found["nf4 products"] = compiled(nf4_triton._products, ("*u8", "*u8", w, w, w, w, h, w, i, i, i, i), constants)
+constants = {"PLAIN": False, "BFLOAT": False, "ROWS": nf4_triton._ROWS, "WIDTH": 64, "HALF": 32, "GROUP": 256}
+found["nf4 products"] = compiled(nf4_triton._products, ("*u8", "*u8", w, w, w, w, "*i32", w, i, i, i, i), constants,
+                                 num_warps=8, num_stages=1)
 constants = {"PLAIN": False, "ROWS": True, "BLOCKS": nf4_triton._BLOCKS, "HALF": 32, "GROUP": 256}
 found["nf4"] = compiled(nf4_triton._dequantise, ("*u8", "*u8", w, w, w, w, w, h, i, i), constants,
                         enable_fp_fusion=False)
@@ -85,7 +87,7 @@ def test_the_elementwise_kernels_compile_for_a_t4(tmp_path: Path) -> None:
                           cwd=Path(__file__).parents[1])  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert len(found) == 25
+    assert len(found) == 26
     assert {target for _, target, _ in found.values()} == {".target sm_75"}
     assert max(shared for shared, _, _ in found.values()) < SHARED_BYTES
     assert min(size for _, _, size in found.values()) > 0

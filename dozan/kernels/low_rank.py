@@ -47,10 +47,10 @@ class _LowRank(torch.autograd.Function):
         weights: Sequence[NF4 | None], dots: list[Tensor] | None, *parts: Any,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         dense, a, b, magnitudes = _split(parts, len(norms))
-        factors = [None if n is None else m / n for m, n in zip(magnitudes, norms, strict=True)]
         # A is scaled and not the larger x Aᵀ; with A's gradient scaled in turn, nothing else knows of the scale.
         wide_a = _scaled(torch.cat(list(a)) if len(a) > 1 else a[0], scale, x.dtype)
-        narrow_b = [_folded(one, c, x.dtype) for one, c in zip(b, factors, strict=True)]
+        folded = [_folded_b(*one, x.dtype) for one in zip(b, magnitudes, norms, strict=True)]
+        narrow_b, factors = zip(*folded, strict=True)
         low = torch.mm(x if z is None else z, wide_a.t())
         ctx.scale, ctx.ranks, ctx.weights, ctx.dots = scale, [len(one) for one in a], weights, dots
         outs = tuple(
@@ -112,6 +112,18 @@ def _folded(x: Tensor, factor: Tensor | None, dtype: torch.dtype) -> Tensor:
     return torch.mul(x, factor[:, None], out=torch.empty(x.shape, dtype=dtype, device=x.device))
 
 
+def _folded_b(b: Tensor, magnitude: Tensor | None, norm: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Any]:
+    """B [O, R] in `dtype` times DoRA's factors m / n, and these, fp32 [O]: None without DoRA."""
+    if magnitude is None or norm is None:
+        return b.to(dtype), None
+    if has_triton(b.device):
+        from dozan.kernels import low_rank_triton
+
+        return low_rank_triton.folded(b, magnitude, norm, dtype)
+    factor = magnitude / norm
+    return _folded(b, factor, dtype), factor
+
+
 def _weight(weight: NF4 | None, dense: Tensor | None, factor: Tensor | None, dtype: torch.dtype) -> Tensor:
     """The weight [O, I] in `dtype`, each row times its factor."""
     if weight is not None:
@@ -169,16 +181,13 @@ def merged_row_norms(
 
 def _narrow_products(weight: Tensor | NF4, a: Tensor) -> tuple[Tensor, Tensor]:
     """W Aᵀ as fp32 [S, O, R] to be added up, and A Aᵀ, fp32 [R, R]; A in the dtype of the weight's passes."""
+    narrow = a.to(training_dtype(weight.device) if isinstance(weight, NF4) else weight.dtype)
+    own = _wide(narrow, narrow.t())
     if isinstance(weight, Tensor):
-        narrow = a.to(weight.dtype)
-        return _wide(weight, narrow.t())[None], _wide(narrow, narrow.t())
+        return _wide(weight, narrow.t())[None], own
     from dozan.kernels.nf4_triton import products
 
-    rank, inputs = a.shape
-    narrow = torch.empty(rank, inputs, dtype=training_dtype(weight.device), device=a.device)
-    # Even columns before odd ones, as a byte holds two codes; A Aᵀ does not mind.
-    narrow.view(rank, 2, inputs // 2).copy_(a.view(rank, inputs // 2, 2).transpose(1, 2))
-    return products(weight, narrow), _wide(narrow, narrow.t())
+    return products(weight, narrow), own
 
 
 def low_rank_linears(

@@ -21,6 +21,15 @@ def column_dots(left: Tensor, right: Tensor) -> Tensor:
     return partial
 
 
+def folded(b: Tensor, magnitude: Tensor, norm: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The rows of b, fp32 [O, R], times c = magnitude / norm in `dtype`; c, fp32 [O]."""
+    rows, rank = b.shape
+    out, factor = torch.empty(rows, rank, dtype=dtype, device=b.device), torch.empty_like(norm)
+    width = max(16, triton.next_power_of_2(rank))
+    _fold[(triton.cdiv(rows, 16),)](b, magnitude, norm, out, factor, rows, rank, ROWS=16, WIDTH=width)
+    return out, factor
+
+
 def factor_gradients(d_b: Tensor, dots: Tensor, factor: Tensor, magnitude: Tensor) -> Tensor:
     """Multiply the rows of d_b, fp32 [O, R], by the factors in place; the gradient of the magnitudes, Σ_s dots / m.
 
@@ -45,6 +54,18 @@ def merged_row_norms(
     _norms[(triton.cdiv(rows, 16),)](
         cross, own, b, weight_norm, out, len(cross), rows, rank, scale, least, ROWS=16, WIDTH=width
     )
+
+
+@triton.jit
+def _fold(B, MAGNITUDE, NORM, OUT, FACTOR, rows, rank, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, WIDTH)
+    real = row < rows
+    inside = real[:, None] & (column[None, :] < rank)
+    place = row[:, None].to(tl.int64) * rank + column[None, :]
+    factor = tl.load(MAGNITUDE + row, mask=real, other=0.0) / tl.load(NORM + row, mask=real, other=1.0)
+    tl.store(FACTOR + row, factor, mask=real)
+    b = tl.load(B + place, mask=inside, other=0.0) * factor[:, None]
+    tl.store(OUT + place, b.to(OUT.dtype.element_ty), mask=inside)
 
 
 @triton.jit

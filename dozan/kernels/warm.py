@@ -102,6 +102,7 @@ def _elementwise(shapes: Shapes, device: torch.device) -> list[Callable[[], obje
         factor, rank = zeros(shapes.feed_forward, of=wide), zeros(shapes.feed_forward, 16, of=wide)
         work += [
             lambda: geglu_triton.backward_with_dots(gate, gate, gate),
+            lambda: low_rank_triton.folded(rank, factor, factor, dtype),
             lambda: low_rank_triton.factor_gradients(
                 rank, low_rank_triton.column_dots(gate, gate), factor, factor
             ),
