@@ -254,7 +254,9 @@ def test_products_with_nf4(outputs: int, inputs: int, rank: int, nested: bool) -
     weight = whole if nested else nf4.row_slice(whole, 0, outputs)
     room = torch.full((rank + 2, inputs), torch.nan, dtype=torch.float16)
     a = room[1:-1].copy_(torch.randn(rank, inputs))
-    found = nf4_triton.products(weight, a)
+    shuffled = torch.full_like(room, torch.nan)
+    shuffled[1:-1] = a.view(rank, -1, 2).transpose(1, 2).reshape(rank, inputs)
+    found = nf4_triton.products(weight, shuffled[1:-1])
     assert len(found) == {64: 1, 320: 1, 832: 3}[inputs]
     wanted = nf4.dequantise(weight, torch.float16).float() @ a.float().T
     assert torch.allclose(found.sum(0), wanted, rtol=1e-4, atol=1e-3 * float(wanted.abs().max()))

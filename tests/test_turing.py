@@ -68,9 +68,9 @@ constants = {"ROWS": 16, "WIDTH": 64}
 found["fold"] = compiled(low_rank_triton._fold, (w, w, w, h, w, i, i), constants)
 found["factors"] = compiled(low_rank_triton._factors, (w,) * 5 + (i,) * 3, constants)
 found["norms"] = compiled(low_rank_triton._norms, (w,) * 5 + (i,) * 3 + (f, f), constants)
-constants = {"PLAIN": False, "BFLOAT": False, "ROWS": nf4_triton._ROWS, "WIDTH": 64, "HALF": 32, "GROUP": 256}
-found["nf4 products"] = compiled(nf4_triton._products, ("*u8", "*u8", w, w, w, w, "*i32", w, i, i, i, i), constants,
-                                 num_warps=8, num_stages=1)
+constants = {"PLAIN": False, "ROWS": nf4_triton._ROWS, "WIDTH": 64, "HALF": 32, "GROUP": 256}
+found["nf4 products"] = compiled(nf4_triton._products, ("*u8", "*u8", w, w, w, w, h, w, i, i, i, i), constants,
+                                 num_stages=1)
 constants = {"PLAIN": False, "ROWS": True, "BLOCKS": nf4_triton._BLOCKS, "HALF": 32, "GROUP": 256}
 found["nf4"] = compiled(nf4_triton._dequantise, ("*u8", "*u8", w, w, w, w, w, h, i, i), constants,
                         enable_fp_fusion=False)

@@ -181,13 +181,16 @@ def merged_row_norms(
 
 def _narrow_products(weight: Tensor | NF4, a: Tensor) -> tuple[Tensor, Tensor]:
     """W Aᵀ as fp32 [S, O, R] to be added up, and A Aᵀ, fp32 [R, R]; A in the dtype of the weight's passes."""
-    narrow = a.to(training_dtype(weight.device) if isinstance(weight, NF4) else weight.dtype)
-    own = _wide(narrow, narrow.t())
     if isinstance(weight, Tensor):
-        return _wide(weight, narrow.t())[None], own
+        narrow = a.to(weight.dtype)
+        return _wide(weight, narrow.t())[None], _wide(narrow, narrow.t())
     from dozan.kernels.nf4_triton import products
 
-    return products(weight, narrow), own
+    rank, inputs = a.shape
+    narrow = torch.empty(rank, inputs, dtype=training_dtype(weight.device), device=a.device)
+    # Even columns before odd ones, as a byte holds two codes; A Aᵀ does not mind.
+    narrow.view(rank, 2, inputs // 2).copy_(a.view(rank, inputs // 2, 2).transpose(1, 2))
+    return products(weight, narrow), _wide(narrow, narrow.t())
 
 
 def low_rank_linears(
