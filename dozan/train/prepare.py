@@ -134,8 +134,9 @@ def prepare(
 
 
 def training_device() -> torch.device:
-    """The GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU that PyTorch has chosen if there is one, with its index, which some of its calls insist on; else the
+    CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def compile_kernels(recipe: Recipe, config: Gemma3Config) -> list[Future[None]]:
