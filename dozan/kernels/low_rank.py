@@ -73,8 +73,8 @@ class _LowRank(torch.autograd.Function):
         d_a = _wide(d_low.t(), x if z is None else z).mul_(ctx.scale).split(ctx.ranks)
         d_b = [_wide(grad.t(), part) for grad, part in zip(grads, low.split(ctx.ranks, dim=1), strict=True)]
         given = ctx.dots or [None] * count
-        d_m = [None if c is None else _factor_gradients(*held, c)
-               for *held, c in zip(d_b, given, grads, outs, magnitudes, factors, strict=True)]  # fmt: skip
+        d_m = [None if c is None else _factor_gradients(one, d, g, y, m, c) for one, d, g, y, m, c
+               in zip(d_b, given, grads, outs, magnitudes, factors, strict=True)]  # fmt: skip
         d_weights = [_by_row(torch.mm(g.t(), x), c) if want else None
                      for g, c, want in zip(grads, factors, wanted[6:], strict=False)]  # fmt: skip
         d_x = None

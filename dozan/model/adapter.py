@@ -138,7 +138,8 @@ def project(x: Tensor, linears: Sequence[nn.Module], dots: list[Tensor] | None =
 def gated(x: Tensor, gate: nn.Module, up: nn.Module) -> Tensor:
     """`geglu` of what the two linears make of x [..., I]: [..., F]."""
     dots: list[Tensor] | None = [] if all(getattr(m, "magnitude", None) is not None for m in (gate, up)) else None
-    return geglu(*project(x, (gate, up), dots), dots)
+    gates, ups = project(x, (gate, up), dots)
+    return geglu(gates, ups, dots)
 
 
 def _gaussian(rank: int, width: int, seed: int) -> Tensor:
