@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 JOBS ?= 2
 DEMO_ARGUMENTS ?=
+TORTURE_ARGUMENTS ?=
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test lint torture clean
 
 install: $(VENV)/.installed
 
@@ -34,6 +35,10 @@ lint: $(VENV)/.installed-test
 
 test: lint
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+torture: $(VENV)/.installed-test
+	cd tests && OMP_NUM_THREADS=1 TRITON_INTERPRET=1 HF_HUB_OFFLINE=1 PYTHONPATH=..:. \
+		../$(BIN)/python -m torture --jobs $(JOBS) $(TORTURE_ARGUMENTS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

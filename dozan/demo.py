@@ -87,7 +87,8 @@ def demo(out: str | Path = "output/demo", fresh: bool = False) -> None:
     stages.run("gguf", "Scoring the GGUF through llama.cpp", partial(score, gguf_file(gguf), test, out / "gguf.json"))
     names = {"base": "base", "tuned": "tuned", f"GGUF {KIND}": "gguf"}
     scores = {name: read_scores(out / f"{file}.json") for name, file in names.items()}
-    report_run(out / "report.html", run, scores, "dozan demo: Arabic phone commands")
+    certificate = json.loads((gguf / "parity.json").read_text(encoding="utf-8"))
+    report_run(out / "report.html", run, scores, "dozan demo: Arabic phone commands", certificate=certificate)
     print_scores(scores)
     print_samples(scores["base"], scores["tuned"])
     print_files({"run": run, "merged": merged, "GGUF": gguf_file(gguf), "report": out / "report.html"})

@@ -18,6 +18,7 @@ from dozan.errors import InputError
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 ToolOrder = Literal["as_given", "canonical"]
 NowPlace = Literal["as_given", "after_tools"]
+Runtime = Literal["transformers", "ollama", "llama.cpp", "litert-lm"]
 ALL_TARGETS: tuple[Target, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -41,13 +42,15 @@ class DataRecipe(_Section):
 
     `tool_order`: canonical declares the tools by name. `now`: after_tools moves the first developer message's lines
     that tell the date behind the declarations. Both let rows share more, and the model is asked as it was trained
-    wherever dozan asks it (`chat.arranged`).
+    wherever dozan asks it (`chat.arranged`). `target`: the runtime whose bytes the rows are written in
+    (`chat.render_targets`); transformers is the official template.
     """
 
     max_tokens: int = Field(default=4096, ge=8)
     holdout: float = Field(default=0.1, ge=0, lt=1)
     tool_order: ToolOrder = "as_given"
     now: NowPlace = "as_given"
+    target: Runtime = "transformers"
 
 
 def _recomputed(value: object) -> object:
@@ -68,7 +71,10 @@ class TrainRecipe(_Section):
     fewest with which the run fits its GPU, and none on a CPU. `dtype` of the frozen weights and of what is computed:
     auto is bfloat16 where the hardware multiplies in it, on an older GPU float16 with the residual stream in float32.
     `eval_steps` and `save_steps` of None mean once an epoch. `deterministic`: two runs are equal bit for bit on a GPU
-    too, more slowly. `optimizer`: adamw_8bit keeps the moments of matrices in 8 bits, a quarter of the memory.
+    too, more slowly. `mirror`: a folder that each checkpoint is copied to, and taken from when the run's own is gone.
+    `stall_minutes`: a run in which nothing ends for so long, and for ten times its median step, is stopped (0: never).
+    `recoveries`: times that steps which are not finite send it back to its last good checkpoint, at half the rate.
+    `optimizer`: adamw_8bit keeps the moments of matrices in 8 bits, a quarter of the memory.
     """
 
     seed: int = Field(default=0, ge=0, lt=2**31)
@@ -91,6 +97,9 @@ class TrainRecipe(_Section):
     eval_steps: int | None = Field(default=None, ge=1)
     save_steps: int | None = Field(default=None, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
+    mirror: str | None = None
+    stall_minutes: float = Field(default=10.0, ge=0)
+    recoveries: int = Field(default=2, ge=0)
     log_steps: int = Field(default=1, ge=1)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"

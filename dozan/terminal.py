@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,21 +16,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-import dozan
 from dozan.chat.gemma3 import GEMMA3
 from dozan.chat.grammar import answer_grammar
 from dozan.check.visible import isolate
-from dozan.errors import InputError
 from dozan.rows.example import Json
+from dozan.ship.serve_given import DEFAULT_TOOLS, answered, opening, read_answers, read_tools, stub
 from dozan.ship.served import Served, serve
 
 if TYPE_CHECKING:
-    from dozan.chat.format import Parsed
+    from dozan.chat.format import Call, Parsed
     from dozan.chat.grammar import Grammar
     from dozan.judge.summary import Scores
 
 OnProgress = Callable[[int, int], None]
-DEFAULT_TOOLS = Path(dozan.EMBEDDED_BASE).parent / "mobile_actions_ar" / "tools.json"
+CALLS_IN_A_ROW = 8
+"""Calls that may follow each other before the conversation ends."""
 _PLAIN_LINE_SECONDS = 10.0
 
 console = Console(highlight=False)
@@ -101,23 +101,105 @@ def show(parsed: Parsed) -> str:
     return "\n".join(lines) or "(an empty answer)"
 
 
-def chat(model: str, prompt: str | None, tools: Path | None, max_new_tokens: int, grammar: bool = False) -> None:
-    """Answer one prompt, or each line of a conversation, with the parsed call; with `grammar` held to the tools'."""
+def chat(
+    model: str, prompt: str | None, tools: Path | None, max_new_tokens: int, grammar: bool = False,
+    answers: Path | None = None,
+) -> None:  # fmt: skip
+    """Answer one prompt, or each line of a conversation, with the parsed call; with `grammar` held to the tools'.
+
+    `answers` holds what each tool answers; in a terminal the user is asked where it says nothing. A call whose tools
+    have all answered goes on to the model's sentence; another ends the conversation.
+    """
     declarations = read_tools(tools or DEFAULT_TOOLS)
+    known = {} if answers is None else read_answers(answers)
     served = serve(model)
     if tools is None and served.chat == GEMMA3:
         declarations = ()
     held = answer_grammar(declarations, served.chat) if grammar else None
+    asks = prompt is None and sys.stdin.isatty()
+    talk = Talk(served, declarations, max_new_tokens, held, known, asks)
     if prompt is not None:
-        print_line(show(_reply(served, declarations, (), prompt, max_new_tokens, held)[0]))
+        talk.say(prompt, ())
         return
+    if asks:
+        console.print("Say something; an empty line ends it. After a call you are asked what its tool answers: JSON or "
+                      "plain words, or nothing to leave it at the call.")  # fmt: skip
     history: tuple[Json, ...] = ()
-    if sys.stdin.isatty():
-        console.print("Say something; an empty line ends it. Calls are shown, not carried out: after one, a new "
-                      "conversation begins.")  # fmt: skip
     while (line := _read_line()) is not None:
-        parsed, history = _reply(served, declarations, history, line, max_new_tokens, held)
-        print_line(show(parsed))
+        history = talk.say(line, history)
+
+
+@dataclass(frozen=True)
+class Talk:
+    """A conversation at the terminal. known: what tools answer, by name; asks: whether to ask the user for the rest."""
+
+    served: Served
+    tools: Sequence[Mapping[str, Json]]
+    max_new_tokens: int
+    held: Grammar | None
+    known: Mapping[str, Json]
+    asks: bool
+
+    def say(self, prompt: str, history: Sequence[Json]) -> tuple[Json, ...]:
+        """Print what the model says to `prompt`, and to the answers of the tools it calls. The conversation to go on
+        with: none after a call that nobody answered."""
+        messages: tuple[Json, ...] = (*history, {"role": "user", "content": prompt})
+        for _ in range(CALLS_IN_A_ROW):
+            parsed = self._reply(messages)
+            print_line(show(parsed))
+            if parsed.problems or not (parsed.calls or parsed.text.strip()):
+                return ()
+            if not parsed.calls:
+                return (*messages, {"role": "assistant", "content": parsed.text})
+            said = self._answers(parsed.calls)
+            if said is None:
+                return ()
+            messages = (*messages, *answered(parsed.calls, said))
+        return ()
+
+    def _answers(self, calls: Sequence[Call]) -> list[Json] | None:
+        """What the tools of these calls say; None when one says nothing."""
+        if not self.asks and any(call.name not in self.known for call in calls):
+            return None
+        stubs = {tool.get("function", tool).get("name"): stub(tool) for tool in self.tools}
+        said: list[Json] = []
+        for call in calls:
+            if call.name in self.known:
+                answer = self.known[call.name]
+                print_line(f"{call.name} answers: {isolate(json.dumps(answer, ensure_ascii=False))}", style="dim")
+            else:
+                shown = json.dumps(stubs.get(call.name, {"status": "ok"}), ensure_ascii=False)
+                line = _ask_answer(call.name, shown)
+                if line is None:
+                    return None
+                answer = read_answer(line)
+            said.append(answer)
+        return said
+
+    def _reply(self, messages: Sequence[Json]) -> Parsed:
+        served, tools = self.served, self.tools
+        before = tuple({"role": "developer", "content": text} for text in opening(bool(tools)))
+        rendered = served.chat.render((*before, *messages), tools, generate=True, place="the prompt")
+        ids = served.tokenizer.encode_rendered(rendered)[0]
+        grammars = None if self.held is None else [self.held]
+        (answer,) = served.complete([ids], self.max_new_tokens, grammars=grammars)
+        return served.chat.parse(served.tokenizer.decode(answer))
+
+
+def _ask_answer(name: str, shown: str) -> str | None:
+    """What the user gives as a tool's answer, such as what is shown; None for nothing."""
+    try:
+        return input(f"{name} answers (such as {shown}): ").strip() or None
+    except EOFError:
+        return None
+
+
+def read_answer(line: str) -> Json:
+    """A tool's answer as it was typed: JSON where it is, else the words."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return line
 
 
 def _read_line() -> str | None:
@@ -125,43 +207,3 @@ def _read_line() -> str | None:
         return input("> " if sys.stdin.isatty() else "").strip() or None
     except EOFError:
         return None
-
-
-def _reply(
-    served: Served, tools: Sequence[Json], history: Sequence[Json], prompt: str, max_new_tokens: int,
-    held: Grammar | None,
-) -> tuple[Parsed, tuple[Json, ...]]:  # fmt: skip
-    """The answer to `prompt`, and the conversation to go on with: none after a call, which nobody answered."""
-    asked = (*history, {"role": "user", "content": prompt})
-    rendered = served.chat.render((*opening(bool(tools)), *asked), tools, generate=True, place="the prompt")
-    ids = served.tokenizer.encode_rendered(rendered)[0]
-    grammars = None if held is None else [held]
-    (answer,) = served.complete([ids], max_new_tokens, grammars=grammars)
-    parsed = served.chat.parse(served.tokenizer.decode(answer))
-    if parsed.calls or parsed.problems or not parsed.text.strip():
-        return parsed, ()
-    return parsed, (*asked, {"role": "assistant", "content": parsed.text})
-
-
-def opening(with_tools: bool, now: datetime | None = None) -> tuple[Json, ...]:
-    """The developer turns before a prompt, as the embedded rows have them: the tools, then what time it is."""
-    now = now or datetime.now()
-    trigger = "You are a model that can do function calling with the following functions"
-    clock = f"Now is {now:%Y-%m-%dT%H:%M} {now:%A}"
-    texts = (trigger, clock) if with_tools else (clock,)
-    return tuple({"role": "developer", "content": text} for text in texts)
-
-
-def read_tools(path: Path) -> tuple[Mapping[str, Json], ...]:
-    """Tool declarations from a JSON list. Raises InputError naming the file and the place."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; --tools takes a JSON list of declarations")
-    try:
-        tools = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); save it as JSON in UTF-8") from None
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise InputError(f'{path}: expected a JSON list like [{{"type": "function", "function": {{...}}}}]')
-    return tuple(tools)

@@ -26,7 +26,8 @@ from dozan.ship.parity import ExportFailed
 from dozan.ship.served import Served
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("demo", "plan", "train", "eval", "compare", "forget", "merge", "export", "run", "grammar", "data")
+VERBS = ("demo", "plan", "train", "eval", "compare", "forget", "merge", "export", "run", "serve", "grammar",
+         "data")  # fmt: skip
 SHORT = ("--set", "train.max_steps=2", "--set", "adapter.rank=4", "--set", "train.batch_size=2")
 Captured = pytest.CaptureFixture[str]
 
@@ -200,7 +201,8 @@ def test_interrupted_is_75(monkeypatch: pytest.MonkeyPatch, capsys: Captured) ->
 def test_the_opening_of_a_prompt_is_that_of_the_embedded_rows() -> None:
     first = json.loads(next((terminal.DEFAULT_TOOLS.parent / "test.jsonl").open(encoding="utf-8")))
     said = first["messages"][1]["content"].split()[2]
-    assert list(terminal.opening(True, datetime.fromisoformat(said))) == first["messages"][:2]
+    expected = [message["content"] for message in first["messages"][:2]]
+    assert list(terminal.opening(True, datetime.fromisoformat(said))) == expected
     assert terminal.read_tools(terminal.DEFAULT_TOOLS)[0]["function"]["name"] == "send_email"
 
 

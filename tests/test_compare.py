@@ -12,12 +12,17 @@ from test_bad_input import leave
 from test_evaluate import pair
 from test_score import PAY, row, score
 
+import dozan
+from dozan.demo import TEST
 from dozan.errors import InputError
 from dozan.judge.compare import compare, print_versus, to_json
 from dozan.judge.evaluate import write_scores
 from dozan.judge.gates import check_gates, read_gate
 from dozan.judge.paired import mean_interval
 from dozan.judge.summary import Scores
+from dozan.rows.readers import read_rows
+
+ROWS = read_rows(TEST)[:10]
 
 
 def many(right: int, of: int, dialect: str = "gulf") -> Scores:
@@ -139,12 +144,30 @@ def test_the_verb_reads_score_files_and_ends_by_its_gates(
     assert leave([*call, "--recipe", str(recipe)]) == 1
 
 
+def test_a_run_alone_is_held_against_its_base_on_a_page_of_its_own(tmp_path: Path) -> None:
+    run, html = tmp_path / "run", tmp_path / "c.html"
+    dozan.train(ROWS[:8], None, run, overrides=["train.max_steps=1", "data.holdout=0", "adapter.rank=2"])
+    data = tmp_path / "rows.jsonl"
+    row = {"id": "a", "tools": list(ROWS[9].tools), "messages": list(ROWS[9].messages)}
+    data.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    call = ["compare", str(run), "--data", str(data), "--max-new-tokens", "8", "--html", str(html)]
+    assert leave(call) == 0
+    text = html.read_text(encoding="utf-8")
+    assert "run against base" in text and 'id="training"' in text and 'id="made"' in text
+    (run / "metrics.jsonl").unlink()
+    assert leave(call) == 0
+    text = html.read_text(encoding="utf-8")
+    assert "run against base" in text and 'id="training"' not in text and 'id="made"' in text
+    assert leave(["eval", "--data", str(data), "--limit", "1", "--max-new-tokens", "8", "--html", str(html)]) == 0
+    assert "base on rows.jsonl" in html.read_text(encoding="utf-8")
+
+
 def test_the_verb_refuses_what_it_cannot_compare(
     files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base, tuned = map(str, files)
     for call, said in (
-        ([base], "at least two"), ([base, base], "given twice"), ([base, str(tmp_path / "none")], "--data"),
+        ([base], "give two models"), ([base, base], "given twice"), ([base, str(tmp_path / "none")], "--data"),
         ([base, tuned, "--require", "strict"], "no comparison"), ([base, str(tmp_path / "no.json")], "cannot be read"),
     ):  # fmt: skip
         assert leave(["compare", *call]) == 2

@@ -144,5 +144,5 @@ def test_the_verb_prints_the_table_and_the_adapter(
     shown = capsys.readouterr().out
     assert done.value.code in (None, 0)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "run-adapter.gguf", "run-q6_k.gguf", "run-q6_k.parity.json"]  # fmt: skip
+        "certificate.html", "parity.json", "run-adapter.gguf", "run-q6_k.gguf", "run-q6_k.parity.json"]  # fmt: skip
     assert "7 x ffn_down" in shown and "q6_k needs rows of a multiple of 256" in shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 import torch
 from chat_fixtures import tokenizer
 from models import tiny_model
+from rich.console import Console
 from ship_models import make_folder, make_run
 from test_bad_input import leave
 from test_report import Page
@@ -22,7 +24,7 @@ from dozan.cli.purposes import evaluate_for
 from dozan.errors import InputError
 from dozan.html.charts import radar
 from dozan.judge import purposes_loss
-from dozan.judge.forgetting import Forgetting, forgetting, html, table, to_json, verdict
+from dozan.judge.forgetting import Change, Forgetting, forgetting, html, table, to_json, verdict
 from dozan.judge.purposes import PurposeRow, PurposeScores, guard_note, program, read_purpose, score_purpose
 from dozan.judge.purposes_loss import row_losses
 from dozan.judge.purposes_page import html as purpose_html
@@ -161,6 +163,15 @@ def test_forgetting_equals_the_hand_count() -> None:
     assert forgetting(longer).changes["tuned"][0].difference == 1.0, "another tokenizer: over the text, not a token"
     assert json.loads(json.dumps(to_json(found)))["changes"]["tuned"][0]["verdict"] == "forgotten"
     assert table(found).row_count == 9 and isinstance(found, Forgetting)
+
+
+def test_the_table_fits_eighty_columns() -> None:
+    wide = Change("conversation", 1000, 15.35, 3.85, -11.5, -12.0, -10.94, 98715.8, None, None, None)
+    lost = replace(wide, low=0.04, high=0.25)
+    console = Console(width=80, file=io.StringIO())
+    console.print(table(Forgetting("base", {"tuned": (lost,), "replayed": (wide,)}, {"conversation": 0.41})))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "-12.00 to -10.94" in text and "> 999 %" in text and "41 %" in text and "  back" in text
 
 
 def test_the_forgetting_page_stands_alone() -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dozan.judge import decode
 from dozan.judge import generate as module
 from dozan.judge.decode import LOOK, Decoder, Shape, State, few_shapes
 from dozan.judge.generate import Effort, generate_ids
-from tests.test_generate import WINDOW, cut, make, naive, ragged
+from tests.test_generate import WINDOW, cut, dense_logits, make, naive, ragged
 
 
 @pytest.fixture(autouse=True)
@@ -109,10 +111,11 @@ class Watch(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("guided", [False, True])
 @torch.inference_mode()
-def test_a_step_asks_nothing_of_the_host_and_never_changes() -> None:
+def test_a_step_asks_nothing_of_the_host_and_never_changes(guided: bool) -> None:
     model, shape = make(), Shape(4, 64, 128)
-    decoder = Decoder(model, [shape], 30, {5})
+    decoder = Decoder(model, [shape], 30, {5}, guided)
     state = decoder.state(shape)
     recorded = []
     for slots in ([1, 2, 3, 4], [9, 40, 3, 33]):
@@ -147,6 +150,72 @@ def test_slots_that_hold_nothing_yet_are_not_seen() -> None:
     state.shared.copy_(shared)
     assert decoder.decode(shape, 11, first, [2, 0, 7], [10, 10, 10]) == answers
     assert decoder.decode(shape, 12, first, [2, 0, 7], [10, 10, 10]) != answers
+
+
+class Odd:
+    """A guide that takes only odd tokens at some places of a row."""
+
+    def __init__(self, row: int, often: int) -> None:
+        self.row, self.often, self.at = row, often, 0
+
+    def refuses(self, token: int) -> bool:
+        return (7 * self.at + 3 * self.row + 1) % self.often == 0 and token % 2 == 0
+
+    def take(self, tokens: list[int], left: int) -> int:
+        start = self.at
+        for token in tokens:
+            if self.refuses(token):
+                break
+            self.at += 1
+        return self.at - start
+
+    def allowed(self, left: int, size: int) -> np.ndarray:
+        return np.array([not self.refuses(token) for token in range(size)])
+
+    def force(self, token: int) -> None:
+        assert self.take([token], 1) == 1
+
+
+class Odds:
+    def __init__(self, often: int) -> None:
+        self.often = often
+
+    def check_limits(self, limits: list[int]) -> None:
+        assert len(set(limits)) == 1
+
+    def begin(self, row: int) -> Any:
+        return Odd(row, self.often)
+
+
+@pytest.mark.parametrize("at_once", [0, 64])
+@pytest.mark.parametrize("often", [1, 5, 23, 10**9])
+@pytest.mark.parametrize("batch_rows", [1, 3, 64])
+def test_what_a_guide_refuses_is_replaced(
+    often: int, batch_rows: int, at_once: int, steps: list[Shape], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against masks alone, token by token without a cache; rows end at stops, at refused stops not."""
+    monkeypatch.setattr(decode, "AT_ONCE", at_once)
+    model, prompts = make(), ragged(7, 40)
+    free = [naive(model, prompt, 40, set()) for prompt in prompts]
+    stops = {free[0][30], free[4][21]}
+    expected = []
+    for row, prompt in enumerate(prompts):
+        guide, answer = Odd(row, often), list[int]()
+        while len(answer) < 40:
+            logits = dense_logits(model, [*prompt, *answer])
+            mask = torch.from_numpy(guide.allowed(1, len(logits)))
+            token = int(logits.masked_fill(~mask, -torch.inf).argmax())
+            guide.force(token)
+            if token in stops:
+                break
+            answer.append(token)
+        expected.append(answer)
+    found = generate_ids(model, prompts, 40, stops, batch_rows=batch_rows, guides=Odds(often))  # type: ignore[arg-type]
+    assert found == expected and (often == 1 or len({len(answer) for answer in expected}) > 1)
+    assert (expected == [cut(answer, stops) for answer in free]) == (often == 10**9)
+    # Where nothing is refused, the host is two tokens behind.
+    longest = max(map(len, expected))
+    assert often != 10**9 or batch_rows != 64 or len(steps) <= longest + (2 if at_once else 4)
 
 
 def test_shapes_are_few_and_hold_their_batches() -> None:

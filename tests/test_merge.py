@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from nf4_models import write
 from safetensors.torch import load_file, save_file
 from ship_models import make_folder, make_run
+from torch import Tensor
 
+from dozan.cli import main
 from dozan.errors import InputError
-from dozan.model.adapter import adapted
+from dozan.model.adapter import AdaptedLinear
 from dozan.model.bundle import open_model
+from dozan.model.stored import tensors_of
 from dozan.rows.example import Example
 from dozan.ship import merge as merging
+from dozan.ship import source
 from dozan.ship.export import export, parse_kinds
+from dozan.ship.manifest import MANIFEST
 from dozan.ship.merge import merge
 from dozan.ship.parity import ExportFailed, reference_logits
+from dozan.train.run import hash_base
 
 ROW = [2, *range(300, 360)]
 RECIPES: dict[str, dict[str, Any]] = {
@@ -61,15 +70,69 @@ def test_a_bf16_base_is_merged_in_fp32_and_rounded_once(tmp_path: Path) -> None:
     assert certificate["unequal"] == []
 
 
-def test_a_vision_folder_keeps_its_other_parts(tmp_path: Path) -> None:
+def test_a_vision_folder_keeps_its_other_bytes(tmp_path: Path) -> None:
+    """Two shards with an index: every byte of the file that no merge is due to stays where it was."""
     base = make_folder(tmp_path / "base", architectures=["Gemma3ForConditionalGeneration"])
+    (base / "generation_config.json").write_text('{"temperature":  0.5}')
+    tower = "vision_tower.encoder.fc1.weight"
+    tensors = {**load_file(base / "model.safetensors"), tower: torch.randn(8, 3).bfloat16()}
+    write(base, tensors, shards=2)
     merged = merge(make_run(tmp_path / "run", base), tmp_path / "merged")
-    before, after = load_file(base / "model.safetensors"), load_file(merged / "model.safetensors")
-    assert before.keys() == after.keys()
-    vision = "vision_tower.vision_model.post_layernorm.weight"
-    assert torch.equal(before[vision], after[vision])
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert len(changed) == 7 * 7
+    files = sorted(path.name for path in base.iterdir())
+    assert sorted(path.name for path in merged.iterdir()) == sorted([*files, MANIFEST, "parity.json"])
+    for path in base.iterdir():
+        before, after = path.read_bytes(), (merged / path.name).read_bytes()
+        assert len(before) == len(after)
+        if path.suffix != ".safetensors":
+            assert before == after, path.name
+            continue
+        changed = bytearray(before)
+        for stored in tensors_of(merged / path.name):
+            if "_proj" in stored.name:
+                place = slice(stored.begin, stored.begin + stored.nbytes)
+                changed[place] = after[place]
+        assert bytes(changed) == after != before, "other bytes than those of the merged tensors"
+    manifest = json.loads((merged / MANIFEST).read_text())
+    assert manifest["tensors"] == {"merged": 49, "copied": len(tensors) - 49} and manifest["onto"] == "base"
+    assert manifest["base_sha256"] == hash_base(base) and len(manifest["adapter_sha256"]) == 64
+    assert manifest["files"].keys() == {*files, "parity.json"}
+    for name, said in manifest["files"].items():
+        data = (merged / name).read_bytes()
+        assert said == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def test_an_untouched_tensor_that_changed_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = merging.write_checkpoint
+
+    def one_bit(folder: Path, weights: Any, out: Path) -> None:
+        right(folder, weights, out)
+        tower = next(t for t in tensors_of(out / "model.safetensors") if t.name.startswith("vision_tower"))
+        with tower.file.open("r+b") as file:
+            file.seek(tower.begin)
+            file.write(b"\x01")
+
+    monkeypatch.setattr(merging, "write_checkpoint", one_bit)
+    base = make_folder(tmp_path / "base", architectures=["Gemma3ForConditionalGeneration"])
+    with pytest.raises(ExportFailed, match=r"1 tensors are not the base's, e.g. vision_tower"):
+        merge(make_run(tmp_path / "run", base), tmp_path / "merged")
+
+
+def test_another_base_than_the_one_trained_on_is_named(tmp_path: Path) -> None:
+    base = make_folder(tmp_path / "base")
+    run = make_run(tmp_path / "run", base)
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "base_sha256": hash_base(base)}))
+    merge(run, tmp_path / "right")
+    make_folder(base, seed=7)
+    for command in (["merge", str(run), "--out", str(tmp_path / "out")],
+                    ["export", str(run), "--gguf", "f32", "--out", str(tmp_path / "out")],
+                    ["export", str(run / "adapter"), "--gguf", "f32", "--out", str(tmp_path / "out")]):  # fmt: skip
+        with pytest.raises(SystemExit) as done:
+            main(command)
+        assert done.value.code == 2
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="base: not the base that .*run was trained on: .*run.json says"):
+        merge(run, tmp_path / "out")
 
 
 def test_nothing_to_merge_is_said(tmp_path: Path) -> None:
@@ -78,23 +141,63 @@ def test_nothing_to_merge_is_said(tmp_path: Path) -> None:
     assert not (tmp_path / "merged").exists()
 
 
-def test_a_wrong_merge_is_renamed_and_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = merging.save_merged
+def root_rank_lost(weight: Tensor, linear: AdaptedLinear) -> Tensor:
+    return _onto(weight, linear, linear.scale / linear.lora_A.shape[0] ** 0.5)
 
-    def root_rank_lost(base: Path, model: Any, out: Path) -> None:
-        scales = {module: module.scale for _, module in adapted(model)}
-        for module, scale in scales.items():
-            module.scale = scale / 2.0
-        right(base, model, out)
-        for module, scale in scales.items():
-            module.scale = scale
 
-    monkeypatch.setattr(merging, "save_merged", root_rank_lost)
+def magnitude_lost(weight: Tensor, linear: AdaptedLinear) -> Tensor:
+    return weight + linear.scale * (linear.lora_B @ linear.lora_A)
+
+
+def magnitude_not_divided(weight: Tensor, linear: AdaptedLinear) -> Tensor:
+    merged = weight + linear.scale * (linear.lora_B @ linear.lora_A)
+    return merged * linear.magnitude[:, None]
+
+
+def b_transposed(weight: Tensor, linear: AdaptedLinear) -> Tensor:
+    turned = linear.lora_B.t().reshape(linear.lora_B.shape)
+    return _onto(weight, linear, linear.scale, turned)
+
+
+def _onto(weight: Tensor, linear: AdaptedLinear, scale: float, b: Tensor | None = None) -> Tensor:
+    merged = weight + scale * ((linear.lora_B if b is None else b) @ linear.lora_A)
+    if linear.magnitude is None:
+        return merged
+    return merged * (linear.magnitude / merged.norm(dim=1))[:, None]
+
+
+BUGS: dict[str, list[Callable[[Tensor, AdaptedLinear], Tensor]]] = {
+    "lora": [root_rank_lost, b_transposed],
+    "rslora": [root_rank_lost, b_transposed],
+    "dora": [magnitude_lost, magnitude_not_divided, b_transposed],
+    "rslora and dora": [root_rank_lost, magnitude_lost, magnitude_not_divided, b_transposed],
+}
+CASES = [(name, bug) for name, bugs in BUGS.items() for bug in bugs]
+
+
+@pytest.mark.parametrize(("name", "bug"), CASES, ids=[f"{name}, {bug.__name__}" for name, bug in CASES])
+def test_a_wrong_merge_is_renamed_and_raised(
+    name: str, bug: Callable[[Tensor, AdaptedLinear], Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One formula merges, for folders and for GGUF files; the certificate computes the adapter beside its base."""
+    run = make_run(tmp_path / "run", make_folder(tmp_path / "base"), **RECIPES[name])
+    with torch.no_grad():
+        monkeypatch.setattr(source, "merged_onto", lambda weight, linear: bug(weight, linear).detach())
+        with pytest.raises(ExportFailed, match="merged in fp32: logits differ by"):
+            merge(run, tmp_path / "merged")
+        with pytest.raises(ExportFailed, match="merged in fp32: logits differ by"):
+            export(run, "q8_0", tmp_path / "gguf")
+    assert not (tmp_path / "merged").exists() and not (tmp_path / "gguf").exists()
+    assert (tmp_path / "merged.FAILED").is_dir()
+
+
+def test_what_lies_on_the_disk_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = merging.write_checkpoint
+    monkeypatch.setattr(merging, "write_checkpoint", lambda folder, weights, out: right(
+        folder, ((name, weight.flip(0)) for name, weight in weights), out))  # fmt: skip
     run = make_run(tmp_path / "run", make_folder(tmp_path / "base"), rslora=True)
     with pytest.raises(ExportFailed, match="49 tensors are not the rounded merge"):
         merge(run, tmp_path / "merged")
-    assert not (tmp_path / "merged").exists()
-    assert (tmp_path / "merged.FAILED").is_dir()
 
 
 def test_export_writes_every_type_with_its_certificate(tmp_path: Path) -> None:

@@ -14,16 +14,23 @@ import torch
 from ship_models import make_folder, make_run
 from torch import Tensor, nn
 
+from dozan import EMBEDDED_BASE
+from dozan.chat.encode import encode_rows
 from dozan.errors import InputError
 from dozan.model.adapter import AdaptedLinear, merged_weight
 from dozan.model.bundle import Bundle, open_model
 from dozan.model.gemma3 import RMSNorm
+from dozan.rows.readers import read_rows
 from dozan.ship import gguf as writer
 from dozan.ship import parity
 from dozan.ship.gguf import gguf_weight, tensor_names, write_gguf
+from dozan.ship.gguf_read import open_gguf
 from dozan.ship.parity import ExportFailed, certify, compare
 from dozan.ship.quants import KINDS
+from dozan.ship.source import open_source
 from dozan.ship.weight_check import check_weights
+
+ROWS = Path(EMBEDDED_BASE).parent / "mobile_actions_ar" / "test.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -189,13 +196,38 @@ def test_the_weights_of_a_file_are_compared_one_by_one(kind: str, tuned: Bundle,
         weight = gguf_weight(tuned.model.get_submodule(module))
         yield from (weight * (factor if module == "model.layers.2.mlp.up_proj" else 1.0)).split(100 if halves else 9999)
 
-    errors, wrong = check_weights(path, names, pieces)
+    errors, wrong = check_weights(open_gguf(path), names, pieces)
     assert wrong == [] and errors.tensors == len(names) and 0 < errors.error <= errors.bound
-    whole, wrong = check_weights(path, names, lambda module: pieces(module, halves=False))
+    whole, wrong = check_weights(open_gguf(path), names, lambda module: pieces(module, halves=False))
     assert wrong == [] and (whole.worst, whole.error) == (errors.worst, pytest.approx(errors.error))
-    _, wrong = check_weights(path, names, lambda module: pieces(module, factor=1.4))
+    _, wrong = check_weights(open_gguf(path), names, lambda module: pieces(module, factor=1.4))
     assert len(wrong) == 1 and wrong[0].startswith("blk.2.ffn_up.weight differs by 0.2")
-    _, wrong = check_weights(path, names[1:], pieces)
+    _, wrong = check_weights(open_gguf(path), names[1:], pieces)
     assert wrong == ["token_embd.weight is not the model's"]
-    _, wrong = check_weights(path, [*names, ("blk.9.ffn_up.weight", "")], pieces)
+    _, wrong = check_weights(open_gguf(path), [*names, ("blk.9.ffn_up.weight", "")], pieces)
     assert wrong == ["blk.9.ffn_up.weight is missing"]
+
+
+def test_a_model_that_knows_its_rows_is_held_to_tighter_gates(tuned: Bundle, tmp_path: Path) -> None:
+    source = open_source(EMBEDDED_BASE)
+    rows = [list(row.ids) for row in encode_rows(read_rows(ROWS)[:3], source.bundle.chat, source.bundle.tokenizer, 4096)]
+    path = write_gguf(source.bundle, tmp_path / "m.gguf", "q4_k_m", pieces=source.pieces)
+    known = certify(source.bundle, path, "q4_k_m", rows, logits=source.trained_logits, pieces=source.pieces)
+    assert known.surprise is not None and known.surprise < 0.1 and known.gate == parity.TRAINED_GATES["q4_k_m"]
+    assert known.difference.mean_kl < known.gate.kl / 2, "room for other models"
+    path = write_gguf(tuned, tmp_path / "r.gguf", "q4_k_m")
+    random = certify(tuned, path, "q4_k_m", [[2, *range(300, 330)]])
+    assert random.surprise is not None and random.surprise > 3 and random.gate == parity.GATES["q4_k_m"]
+    assert certify(tuned, path, "q4_k_m").surprise is None
+
+
+def test_a_large_model_goes_through_its_own_weights_on_less(
+    tuned: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_gguf(tuned, tmp_path / "m.gguf", "q8_0")
+    whole = certify(tuned, path, "q8_0")
+    monkeypatch.setattr(parity, "FORWARD_OPERATIONS", 1.0)
+    few = certify(tuned, path, "q8_0")
+    longest = min(parity.TAIL, 24 + parity.TAIL)
+    assert whole.difference == few.difference
+    assert whole.forward.positions - few.forward.positions == longest

@@ -24,6 +24,7 @@ from dozan.judge.intervals import wilson
 from dozan.judge.report import report_run, verdict, write_report
 from dozan.judge.report_curves import curves_section, points, running_mean
 from dozan.judge.report_errors import NO_CALL, confusion_section, confusions, errors_section
+from dozan.judge.report_parts import details, particular
 from dozan.judge.summary import Scores
 from dozan.train.memory_record import record
 
@@ -151,6 +152,24 @@ def test_a_run_folder_is_reported_on(tmp_path: Path) -> None:
     assert "tiny, tuned" in text and "secret-key" not in text and 'class="chart"' in text
 
 
+def test_a_run_without_metrics_with_what_was_found_and_said(tmp_path: Path) -> None:
+    found = {"code": "DZ9", "name": "nine", "severity": "warning", "title": "Nine is odd", "remedy": "Take `ten`.",
+             "count": 3}  # fmt: skip
+    facts = {
+        "base": "b", "said": [{"step": 1207, "text": "the answer 'شغل' <never> stops"}],
+        "findings": {"errors": 0, "warnings": 3, "findings": [found]},
+    }  # fmt: skip
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    report_run(tmp_path / "report.html", tmp_path, pair())
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert 'class="chart"' not in text and "&lt;never&gt; stops" in text
+    shown = plain(text)
+    assert "The check before training found 0 errors, 3 warnings." in shown and "DZ9 Nine is odd" in shown
+    assert "Said while it trained" in shown and "1,207" in shown and shown.count("Nine is odd") == 1
+    report_run(tmp_path / "report.html", tmp_path, pair(), findings={**facts["findings"], "stats": {}, "warnings": 4})
+    assert "dozan data check found 0 errors, 4 warnings." in plain((tmp_path / "report.html").read_text())
+
+
 def test_a_run_shows_its_memory_and_what_it_did_for_it(tmp_path: Path) -> None:
     plan = dozan.plan(model="12b", gpu="t4", quantise="nf4")
     memory = record("a <base>", plan.card.name, plan.card.bytes, plan.fit)
@@ -214,10 +233,17 @@ def test_the_most_confused_tools_are_shown_in_full(tmp_path: Path) -> None:
     text = confusion_section(Scores(tuple(rows)), "tuned")
     shown = re.findall(r'<th scope="row"><bdi dir="ltr">([^<]+)', text)
     # tool_00 was called 20 times for the last; of the others the later ones are in more confusions
-    assert shown == ["tool_00", *(f"tool_{i:02}" for i in range(6, 20)), "no call"]
+    assert shown == ["tool_00", *(f"tool_{i:02}" for i in range(6, 20))]
+    assert "What no row asks for has a column only." in text and "<span><bdi dir=\"ltr\">no call" in text
     assert '<td class="off" style="--share:1.00">19</td>' in text and "210 calls went to the wrong tool" in text
     assert f"{1 + 2 + 3 + 4 + 5 + 6} confusions of others left out" in text
     assert confusion_section(Scores((score(row("a", "حوّل", PAY), PAY),)), "tuned") == ""
+
+
+def test_a_tool_taken_for_another_stands_before_it_whatever_their_script() -> None:
+    sides = '<bdi dir="ltr"><bdi dir="ltr">transfer</bdi> → <bdi dir="rtl">حوّل</bdi></bdi>'
+    found = score(row("a", "حوّل 50 لسارة", PAY), ("حوّل", {}))
+    assert details(found) == sides and particular("transfer.to") == '<bdi dir="ltr">transfer.to</bdi>'
 
 
 def test_errors_are_grouped_gravest_first_with_differing_examples(tmp_path: Path) -> None:

@@ -57,6 +57,8 @@ def test_a_run_ends_when_nothing_gets_better(tmp_path: Path) -> None:
     assert (result.steps, result.best_step) == (4, 2)
     notes = [event["text"] for event in events if event["event"] == "note"]
     assert any(note.startswith("stopped after step 4: 1 scorings in a row") for note in notes)
+    kept = json.loads((tmp_path / "run" / "run.json").read_text())["said"][-1]
+    assert kept["step"] == 4 and kept["text"] in notes
     again, said = train(tmp_path / "run", "train.learning_rate=1e-9", "score.patience=1")
     assert again.steps == 4 and not [event for event in said if event["event"] == "step"]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
-from dozan.train.sentinels import Sentinels
+from dozan.train.sentinels import Sentinels, said_in
 
 
 def run(loss: Callable[[int], float], norm: Callable[[int], float] = lambda step: 0.5, steps: int = 300) -> list[str]:
@@ -51,6 +53,14 @@ def test_what_was_said_before_a_resume_is_not_said_again() -> None:
     for loss in (0.9, 1.0, 1.1):
         watch.replay({"step": 10, "eval/loss": loss})
     assert watch.evaluated(1.2) == []
+
+
+def test_words_are_read_back_with_their_steps(tmp_path: Path) -> None:
+    lines = [{"step": 1, "train/loss": 2.0}, {"step": 7, "said": ["'قال' one", "two"]}, {"step": 9, "said": ["three"]}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = [(said["step"], said["text"]) for said in said_in(tmp_path / "metrics.jsonl")]
+    assert found == [(7, "'قال' one"), (7, "two"), (9, "three")]
+    assert said_in(tmp_path / "none") == []
 
 
 def scores(strict: float | None, unended: float, names: float | None = 0.95) -> dict[str, float | None]:

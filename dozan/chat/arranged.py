@@ -1,4 +1,4 @@
-"""How a row is laid out before it is written: the order of its tools and the place of the date.
+"""How a row is laid out before it is written: the order of its tools, the place of the date, the runtime's bytes.
 
 Rows share the beginnings that they have in common; tools in one order and a date after them make these longer. A model
 must then be asked as it was trained, so the arrangement is part of its chat format: whatever renders with an arranged
@@ -15,8 +15,9 @@ from typing import get_args
 from dozan.chat.format import ChatFormat, Message, Parsed, Rendered, Tool
 from dozan.chat.gemma3 import GEMMA3
 from dozan.chat.messages import Notes, message_text
+from dozan.chat.render_targets import runtime_chat
 from dozan.errors import InputError
-from dozan.recipe import NowPlace, ToolOrder
+from dozan.recipe import NowPlace, Runtime, ToolOrder
 from dozan.rows.arabic import ascii_digits, fold
 from dozan.rows.example import Json
 
@@ -25,22 +26,29 @@ _WEEKDAYS = re.compile(
     r"\b(?:mon|tues|wednes|thurs|fri|satur|sun)day\b|الاحد|الاثنين|الثلاثاء|الاربعاء|الخميس|الجمعه|السبت"
 )
 _LONGEST_LINE = 160
-_KNOWN = {"tool_order": get_args(ToolOrder), "now": get_args(NowPlace)}
+_KNOWN = {"tool_order": get_args(ToolOrder), "now": get_args(NowPlace), "target": get_args(Runtime)}
 _PROMPTS = {
     ("tool_order", "canonical"): "Declare the tools sorted by name (by code points, capitals first): the model has "
     "seen them in no other order.",
     ("now", "after_tools"): "Put the lines that tell the date or the day in a developer message of their own, right "
     "after the one whose turn holds the tool declarations.",
+    ("target", "ollama"): "The model was trained on the bytes of Ollama's functiongemma renderer (Gemma 3: of the "
+    "template in our Modelfile): ask it through Ollama, or write prompts as Ollama does.",
+    ("target", "llama.cpp"): "The model was trained on the bytes of llama.cpp's chat endpoint (llama-server) with "
+    "the checkpoint's template: ask it there, or sort keys by code point and give tool responses as text.",
+    ("target", "litert-lm"): "The model was trained on the bytes of LiteRT-LM's FunctionGemma data processor: ask it "
+    "through LiteRT-LM, or write prompts as it does.",
 }
 
 
 @dataclass(frozen=True)
 class Arrangement:
     """tool_order: tools as the row gives them, or by name. now: lines that tell the date where the row has them, or in
-    a message of their own after the tools."""
+    a message of their own after the tools. target: the runtime in whose bytes all of it is written."""
 
     tool_order: ToolOrder = "as_given"
     now: NowPlace = "as_given"
+    target: Runtime = "transformers"
 
     def values(self) -> dict[str, str]:
         """The options by name, as `read_arrangement` reads them."""
@@ -97,7 +105,9 @@ class ArrangedChat:
 
 def arranged(chat: ChatFormat, arrangement: Arrangement) -> ChatFormat:
     """The format that lays rows out so; `chat` itself when that changes no row, as in a format without tools."""
-    return chat if arrangement == AS_GIVEN or chat == GEMMA3 else ArrangedChat(chat, arrangement)
+    written = runtime_chat(chat, arrangement.target)
+    changes = arrangement != AS_GIVEN and (chat != GEMMA3 or written != chat)
+    return ArrangedChat(written, arrangement) if changes else chat
 
 
 def arrangement_of(chat: ChatFormat) -> Arrangement:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -72,9 +72,10 @@ class ChatFormat(Protocol):
 
 
 class Writer:
-    """Collects text with the spans of its control tokens and of what is trained."""
+    """Collects text with the spans of its control tokens and of what is trained; `order` is by what keys sort."""
 
-    def __init__(self) -> None:
+    def __init__(self, order: Callable[[str], str] = str.lower) -> None:
+        self.order = order
         self._parts: list[str] = []
         self._length = 0
         self._controls: list[tuple[int, int]] = []

@@ -11,12 +11,13 @@ A call's stop token is the `<start_function_response>` that follows it, a text's
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dozan.chat.calls import parse_calls
 from dozan.chat.format import Call, Message, Parsed, Rendered, Tool, Writer
 from dozan.chat.messages import Notes, Turn, read_turns
+from dozan.chat.render_llamacpp import as_llama_cpp
 from dozan.chat.schema import Declaration, read_tools, written_arguments
 from dozan.chat.tokens import (
     BOS,
@@ -37,10 +38,15 @@ from dozan.rows.identity import MadeOnce
 
 @dataclass(frozen=True)
 class FunctionGemma:
-    """FunctionGemma's format; see the module."""
+    """FunctionGemma's format; see the module.
+
+    `llama_cpp`: as llama-server writes it with the same template: keys sort by code point, capitals first; and see
+    `chat.render_llamacpp`.
+    """
 
     name: str = "functiongemma"
     stop_tokens: tuple[str, ...] = (EOS, END_TURN, START_RESPONSE)
+    llama_cpp: bool = False
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[Tool], generate: bool = False, place: str = ""
@@ -52,13 +58,16 @@ class FunctionGemma:
         """
         notes = Notes(place)
         turns = read_turns(messages, notes)
-        declared = _DECLARED.get(tuple(tools), lambda: _declare(tools))
+        if self.llama_cpp:
+            turns = [as_llama_cpp(turn) for turn in turns]
+        order = str if self.llama_cpp else str.lower
+        declared = _DECLARED[self.llama_cpp].get(tuple(tools), lambda: _declare(tools, order))
         notes.errors += [f"{place}: {error}" if place else error for error in declared.errors]
         notes.repairs += declared.repairs
         if not notes.errors:
-            _check_order(turns, generate, notes)
+            check_order(turns, generate, notes)
         notes.raise_errors()
-        writer = Writer()
+        writer = Writer(order)
         writer.control(BOS)
         _write_turns(writer, turns, declared)
         if generate and (not turns or turns[-1].role != "tool"):
@@ -85,11 +94,12 @@ class Declared:
     repairs: tuple[str, ...]
 
 
-_DECLARED: MadeOnce[Declared] = MadeOnce()
+_DECLARED: tuple[MadeOnce[Declared], MadeOnce[Declared]] = (MadeOnce(), MadeOnce())
+"""By the sorting of keys."""
 
 
-def _declare(tools: Sequence[Tool]) -> Declared:
-    notes, writer = Notes(""), Writer()
+def _declare(tools: Sequence[Tool], order: Callable[[str], str]) -> Declared:
+    notes, writer = Notes(""), Writer(order)
     declarations = read_tools(tools, notes)
     for declaration in declarations if not notes.errors else ():
         _write_declaration(writer, declaration)
@@ -98,7 +108,7 @@ def _declare(tools: Sequence[Tool]) -> Declared:
     return Declared(written.text, written.controls, schemas, tuple(notes.errors), tuple(notes.repairs))
 
 
-def _check_order(turns: Sequence[Turn], generate: bool, notes: Notes) -> None:
+def check_order(turns: Sequence[Turn], generate: bool, notes: Notes) -> None:
     """Notes an error for each turn that the format cannot place after the one before it."""
     if not turns:
         notes.error("messages", "empty; give at least a user message")
@@ -204,7 +214,7 @@ def _write_declaration(writer: Writer, declaration: Declaration) -> None:
 
 
 def _write_properties(writer: Writer, properties: Mapping[str, Json]) -> None:
-    for i, (name, schema) in enumerate(_sorted(properties)):
+    for i, (name, schema) in enumerate(_sorted(writer, properties)):
         writer.text(f"{',' if i else ''}{name}:{{description:")
         write_value(writer, schema["description"])
         if schema.get("enum"):
@@ -227,7 +237,7 @@ def _write_properties(writer: Writer, properties: Mapping[str, Json]) -> None:
 
 
 def _write_items(writer: Writer, items: Mapping[str, Json]) -> None:
-    for i, (key, value) in enumerate(_sorted(items)):
+    for i, (key, value) in enumerate(_sorted(writer, items)):
         writer.text(f"{',' if i else ''}{key}:")
         if key == "properties":
             writer.text("{")
@@ -238,7 +248,7 @@ def _write_items(writer: Writer, items: Mapping[str, Json]) -> None:
 
 
 def write_value(writer: Writer, value: Json, escape_keys: bool = False) -> None:
-    """One value; the keys of objects are sorted without regard to case, and escaped only in a list's item schema."""
+    """One value; the keys of objects are sorted, and escaped only in a list's item schema."""
     if isinstance(value, str):
         writer.control(ESCAPE)
         writer.text(value)
@@ -247,7 +257,7 @@ def write_value(writer: Writer, value: Json, escape_keys: bool = False) -> None:
         writer.text("true" if value else "false")
     elif isinstance(value, Mapping):
         writer.text("{")
-        for i, (key, item) in enumerate(_sorted(value)):
+        for i, (key, item) in enumerate(_sorted(writer, value)):
             writer.text("," if i else "")
             write_value(writer, key) if escape_keys else writer.text(key)
             writer.text(":")
@@ -263,6 +273,6 @@ def write_value(writer: Writer, value: Json, escape_keys: bool = False) -> None:
         writer.text(str(value))
 
 
-def _sorted(value: Mapping[str, Json]) -> list[tuple[str, Json]]:
-    """Items by key without regard to case; keys that differ only in case keep their order."""
-    return sorted(value.items(), key=lambda item: item[0].lower())
+def _sorted(writer: Writer, value: Mapping[str, Json]) -> list[tuple[str, Json]]:
+    """Items by key, by default without regard to case; keys that differ only in case keep their order."""
+    return sorted(value.items(), key=lambda item: writer.order(item[0]))

@@ -12,10 +12,11 @@ from dozan.chat.tokens import BOS, END_TURN, EOS, START_TURN
 
 @dataclass(frozen=True)
 class Gemma3Chat:
-    """Gemma 3's format; see the module."""
+    """Gemma 3's format; see the module. `trimmed`: the user's texts are, as the official template trims them."""
 
     name: str = "gemma3"
     stop_tokens: tuple[str, ...] = (EOS, END_TURN)
+    trimmed: bool = True
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[Tool], generate: bool = False, place: str = ""
@@ -36,7 +37,7 @@ class Gemma3Chat:
         writer.control(BOS)
         for i, turn in enumerate(spoken):
             before = "\n\n".join(found.raw for found in system) + "\n\n" if system and i == 0 else ""
-            _write_turn(writer, turn, before)
+            _write_turn(writer, turn, before, self.trimmed)
         if generate:
             writer.control(START_TURN)
             writer.text("model\n")
@@ -74,12 +75,12 @@ def _check_order(turns: Sequence[Turn], system: int, generate: bool, notes: Note
         notes.error(turns[-1].where, "nothing can be generated after an assistant message; take it out")
 
 
-def _write_turn(writer: Writer, turn: Turn, before: str) -> None:
+def _write_turn(writer: Writer, turn: Turn, before: str, trimmed: bool) -> None:
     writer.control(START_TURN)
     writer.text("model\n" if turn.role == "assistant" else f"user\n{before}")
     if turn.role == "assistant":
         writer.begin()
-    writer.text(turn.text)
+    writer.text(turn.text if trimmed or turn.role == "assistant" else turn.raw)
     writer.control(END_TURN)
     if turn.role == "assistant":
         writer.end()

@@ -2,7 +2,7 @@
 
 `answer_grammar` reads the schemas; `grammar_text` writes the rules for llguidance (Lark) and llama.cpp (GBNF), so both
 say the same. Exact are control tokens, function names, keys, types, enums, required keys, dates of a told form, and
-`minItems`, `maxItems`. Keys come in the order of training, sorted without regard to case, each at most once. Strings
+`minItems`, `maxItems`. Keys come in the order and under the names of training (`data.target`), each once. Strings
 are free, but that no control token is spelt out in them. Bounds of numbers, lengths and regular expressions (`pattern`)
 are not enforced.
 """
@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from dozan.chat.arranged import arrangement_of
 from dozan.chat.format import ChatFormat, Rendered, Tool, Writer
 from dozan.chat.functiongemma import FUNCTIONGEMMA, write_value
 from dozan.chat.grammar_patterns import PATTERNS, written_form
@@ -22,6 +23,7 @@ from dozan.chat.messages import Notes
 from dozan.chat.schema import Declaration, merge_union, read_tools, schema_type, written_arguments
 from dozan.chat.tokens import END_CALL, ESCAPE, START_CALL
 from dozan.errors import InputError
+from dozan.recipe import Runtime
 from dozan.rows.example import Example, Json
 from dozan.rows.identity import MadeOnce
 
@@ -54,8 +56,8 @@ def answer_grammar(tools: Sequence[Tool], chat: ChatFormat, must_call: bool = Fa
     if chat.name != FUNCTIONGEMMA.name:
         raise InputError(f"the chat format {chat.name} has no calls, so no grammar; leave the grammar out, or give a "
                          f"model whose format is {FUNCTIONGEMMA.name}")  # fmt: skip
-    made = _CALLING if must_call else _ANSWERING
-    return made.get(tuple(tools), lambda: _Builder().build(tools, must_call))
+    keys = _KEYS[arrangement_of(chat).target]
+    return _MADE[keys, must_call].get(tuple(tools), lambda: _Builder(keys).build(tools, must_call))
 
 
 def row_grammars(rows: Sequence[Example], chat: ChatFormat, must_call: bool = False) -> list[Grammar]:
@@ -74,8 +76,24 @@ def row_grammars(rows: Sequence[Example], chat: ChatFormat, must_call: bool = Fa
     return found
 
 
-_ANSWERING: MadeOnce[Grammar] = MadeOnce()
-_CALLING: MadeOnce[Grammar] = MadeOnce()
+@dataclass(frozen=True)
+class _Keys:
+    """How a runtime writes keys: under names that the template does not lose, or as given; sorted by code point, or
+    without regard to case."""
+
+    renamed: bool = True
+    by_code_point: bool = False
+
+    def sorts(self, name: str) -> str:
+        return name if self.by_code_point else name.lower()
+
+
+_KEYS: dict[Runtime, _Keys] = {
+    "transformers": _Keys(), "ollama": _Keys(False, True), "llama.cpp": _Keys(True, True), "litert-lm": _Keys(False)
+}  # fmt: skip
+_MADE: dict[tuple[_Keys, bool], MadeOnce[Grammar]] = {
+    (keys, must_call): MadeOnce() for keys in _KEYS.values() for must_call in (False, True)
+}
 
 
 @dataclass(frozen=True)
@@ -91,6 +109,7 @@ class _Key:
 class _Builder:
     """Collects rules and what cannot be satisfied."""
 
+    keys: _Keys = _Keys()
     rules: dict[str, Node] = field(default_factory=dict)
     notes: Notes = field(default_factory=lambda: Notes(""))
 
@@ -142,12 +161,13 @@ class _Builder:
         for key, schema in properties.items():
             (written,) = written_arguments({key: 0}, cleaned)
             child = (cleaned.get("properties") or {}).get(written) or {}
+            written = written if self.keys.renamed else key
             plain = merge_union({k: v for k, v in schema.items() if v is not None}, where, Notes(""))
             if _only_null(plain):
                 continue
             value = self._value(plain, child, f"{where}.properties.{key}", f"{name} {key}")
             keys.append(_Key(written, key in required and not _may_be_null(schema), value))
-        return sorted(keys, key=lambda key: key.name.lower())
+        return sorted(keys, key=lambda key: self.keys.sorts(key.name))
 
     def _object(self, keys: Sequence[_Key], name: str) -> Node:
         """What stands between the braces: the keys in order, those not required left out or not."""

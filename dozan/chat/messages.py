@@ -81,6 +81,13 @@ def read_turns(messages: Sequence[Message], notes: Notes) -> list[Turn]:
     return turns
 
 
+def texts_of(responses: Sequence[tuple[str, Json]]) -> tuple[tuple[str, Json], ...]:
+    """Tool responses as an interface takes them that knows text only: objects, lists and numbers as their JSON."""
+    return tuple(
+        (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)) for name, value in responses
+    )
+
+
 def read_calls(message: Message, where: str, notes: Notes) -> tuple[Call, ...]:
     """The calls of an assistant message, with arguments parsed and nulls dropped."""
     if message.get("function_call"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Tokenizer as BaseTokenizer
@@ -74,12 +75,22 @@ class Tokenizer:
         """Whether the vocabulary holds `token`."""
         return token in self._ids
 
+    def bytes_of(self, i: int) -> bytes:
+        """What an id that is no control token stands for, in UTF-8: in byte fallback a part of a character."""
+        piece = self._pieces[i]
+        byte = _BYTE.fullmatch(piece)
+        return piece.replace("\u2581", " ").encode() if byte is None else bytes([int(byte.group(1), 16)])
+
     def definition(self) -> str:
         """The text of a tokenizer.json that marks every control token as special, for who must tell them from text."""
         definition = json.loads(self._plain.to_str())
         plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
         marked = [{"id": i, "content": token, **plain, "special": True} for i, token in sorted(self._control.items())]
         return json.dumps({**definition, "added_tokens": definition["added_tokens"] + marked})
+
+    @cached_property
+    def _pieces(self) -> dict[int, str]:
+        return {i: token for token, i in self._ids.items()}
 
     @property
     def control_ids(self) -> frozenset[int]:

@@ -14,7 +14,7 @@ from dozan.check.row_rules import check_row
 from dozan.check.view import view_row
 from dozan.errors import InputError
 from dozan.rows.errors import Errors
-from dozan.rows.example import Example
+from dozan.rows.example import Example, Json
 from dozan.rows.groups import hash_text
 
 DISAGREEMENTS = frozenset(f"DZ{number}" for number in range(402, 420))
@@ -74,6 +74,20 @@ class Checked:
     def count_rules(self, severity: Severity = "warning") -> dict[str, int]:
         """How often each rule of that severity was broken, by its name, most often first."""
         return dict(self._counts[severity].most_common())
+
+    def to_dict(self) -> dict[str, Json]:
+        """What a report shows of it, in the form of the check's own `Report.to_dict`."""
+        from dozan.check.catalog import RULES
+
+        known = {rule.name: rule for rule in RULES}
+        return {
+            "errors": self._counts["error"].total(), "warnings": self._counts["warning"].total(),
+            "findings": [
+                {"code": known[name].code, "name": name, "severity": severity, "title": known[name].title,
+                 "remedy": known[name].remedy, "count": count}
+                for severity, counts in self._counts.items() for name, count in counts.most_common()
+            ],
+        }  # fmt: skip
 
 
 def check_rows(examples: Iterable[Example], chat: ChatFormat) -> list[Finding]:

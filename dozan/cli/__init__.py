@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, NoReturn
 
 import typer
@@ -14,10 +16,19 @@ import dozan
 from dozan.cli.compare import compare
 from dozan.cli.data import EMBEDDED_NAME
 from dozan.cli.data import app as data_app
+from dozan.cli.doctor import doctor
+from dozan.cli.export import export
 from dozan.cli.grammar import grammar
 from dozan.cli.plan import plan
 from dozan.cli.purposes import forget
+from dozan.cli.push import push
+from dozan.cli.render_diff import render_diff
+from dozan.cli.resume import resume
+from dozan.cli.run import run
+from dozan.cli.runs import clean, runs
+from dozan.cli.serve import serve
 from dozan.errors import InputError, Interrupted
+from dozan.redact import redact
 
 BAD_INPUT, INTERRUPTED = 2, 75
 
@@ -44,7 +55,6 @@ Settings = Annotated[
     list[str] | None, typer.Option("--set", help="One setting, such as train.max_steps=50.", metavar="KEY=VALUE")
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N rows.", metavar="N")]
-Tokens = Annotated[int, typer.Option(min=1, help="New tokens a row may take.", metavar="N")]
 
 
 @app.callback(invoke_without_command=True)
@@ -85,22 +95,34 @@ def train(
     adapt: Annotated[
         bool, typer.Option("--adapt", help="May change the training to make it fit the GPU; recorded.")
     ] = False,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Whose bytes to train on: ollama, llama.cpp or litert-lm.", metavar="RUNTIME",
+                     show_default="transformers"),
+    ] = None,
 ) -> None:
     """Train an adapter on rows; rows that are held out measure its loss."""
+    settings = [*(settings or ()), *([f"data.target={target}"] if target is not None else ())]
     if print_config:
         from dozan.recipe import dump, load_recipe
 
-        typer.echo(dump(load_recipe(recipe or _recipe_of(model), settings or ())), nl=False)
+        typer.echo(dump(load_recipe(recipe or _recipe_of(model), settings)), nl=False)
     elif data is None:
         raise InputError("--data is missing: name a JSONL file of rows, for example --data rows.jsonl")
     else:
         may = adapt or (_agrees if sys.stdin.isatty() and sys.stdout.isatty() else False)
-        dozan.train(data, model, out, recipe, settings or (), eval_data, force=force, precision=precision, adapt=may)
+        dozan.train(data, model, out, recipe, settings, eval_data, force=force, precision=precision, adapt=may)
 
 
+app.command()(resume)
+app.command()(runs)
+app.command()(clean)
+app.command()(doctor)
 app.command()(plan)
 app.command()(compare)
 app.command()(grammar)
+app.command()(render_diff)
+app.command()(push)
 app.command()(forget)
 
 
@@ -130,7 +152,7 @@ def evaluate(
         str | None,
         typer.Option(help="Score for code, reasoning, conversation, domain or creative instead.", metavar="NAME"),
     ] = None,
-    html: Annotated[Path | None, typer.Option(help="With --purpose: write a page.", metavar="FILE")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page.", metavar="FILE")] = None,
     grammar: Annotated[
         bool, typer.Option("--grammar", help="Hold answers to the tools' schemas: no malformed call.")
     ] = False,
@@ -147,7 +169,7 @@ def evaluate(
 
     if predictions is not None and (model != dozan.EMBEDDED_BASE or grammar):
         raise InputError("--predictions are scored without a model: give one, predictions or --model (and --grammar)")
-    evaluate_rows(data, model, json_file, limit, max_new_tokens or 256, predictions, preset, grammar)
+    evaluate_rows(data, model, json_file, limit, max_new_tokens or 256, predictions, preset, grammar, html)
 
 
 @app.command()
@@ -168,61 +190,9 @@ def merge(
     typer.echo(f"merged: {out}")
 
 
-@app.command()
-def export(
-    run: Annotated[str, typer.Argument(help="A run or a checkpoint folder.", metavar="RUN")],
-    gguf: Annotated[
-        str | None,
-        typer.Option(
-            help="f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_0 or iq4_xs; several with commas.",
-            show_default="q8_0", metavar="TYPE",
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="The folder to write to.", metavar="DIR")] = Path("output/gguf"),
-    imatrix: Annotated[
-        bool, typer.Option("--imatrix", help="Round with more care what your rows use: the run's, or --data's.")
-    ] = False,
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Rows to measure on, instead of the run's own.", metavar="FILE")
-    ] = None,
-    token_embd_type: Annotated[
-        str | None, typer.Option(help="A type for the embedding, such as q8_0 or q4_k.", metavar="TYPE")
-    ] = None,
-    adapter_gguf: Annotated[
-        bool, typer.Option("--adapter-gguf", help="Write the adapter alone, to put beside a base.")
-    ] = False,
-) -> None:
-    """Write GGUF files, each measured against the trained model."""
-    if adapter_gguf:
-        from dozan.ship.adapter_gguf import write_adapter_gguf
-
-        written = write_adapter_gguf(run, out / f"{Path(run).resolve().name}-adapter.gguf")
-        typer.echo(f"{written}: the adapter alone, for the base it was trained on")
-    if adapter_gguf and gguf is None:
-        return
-    from dozan.ship.quants import table_text
-
-    for exported in dozan.export(run, gguf or "q8_0", out, data, imatrix, token_embd_type, typer.echo):
-        size = f"{exported.bytes / 2**20:.1f} MiB, {exported.bits_per_weight:.2f} bits a weight"
-        typer.echo(f"{exported.path}: {size}, measured against the model")
-        typer.echo("\n".join(table_text(exported.types)))
-
-
-@app.command()
-def run(
-    prompt: Annotated[str | None, typer.Argument(help="What to say. Without it, a chat.", metavar="PROMPT")] = None,
-    model: Model = dozan.EMBEDDED_BASE,
-    tools: Annotated[
-        Path | None,
-        typer.Option(help="Tool declarations (JSON).", show_default="the demo's phone tools", metavar="FILE"),
-    ] = None,
-    max_new_tokens: Tokens = 256,
-    grammar: Annotated[bool, typer.Option("--grammar", help="Let no call break the tools' schemas.")] = False,
-) -> None:
-    """Ask a model and print the parsed call."""
-    from dozan.terminal import chat
-
-    chat(model, prompt, tools, max_new_tokens, grammar)
+app.command()(export)
+app.command()(run)
+app.command()(serve)
 
 
 def _agrees(missing: str) -> bool:
@@ -245,6 +215,7 @@ def _recipe_of(model: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a verb and exit: 0 done, 2 what was given cannot be used, 75 stopped but resumable, 1 the rest."""
+    sys.excepthook = _show_redacted
     try:
         app(args=list(arguments) if arguments is not None else None, prog_name="dozan")
     except InputError as error:
@@ -260,8 +231,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _leave(message: str, code: int) -> NoReturn:
-    print(f"dozan: {message}", file=sys.stderr)
+    print(redact(f"dozan: {message}"), file=sys.stderr)
     sys.exit(code)
+
+
+def _show_redacted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A traceback without secrets."""
+    print(redact("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 if __name__ == "__main__":

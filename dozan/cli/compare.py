@@ -9,7 +9,10 @@ from typing import Annotated
 import typer
 
 Models = Annotated[
-    list[str], typer.Argument(help="Models, or score files of dozan eval --json; the base first.", metavar="A B [C…]")
+    list[str], typer.Argument(
+        help="Models, or score files of dozan eval --json, the base first; a run alone is held against its base.",
+        metavar="A B [C…]",
+    ),
 ]
 
 
@@ -37,10 +40,11 @@ def compare(
     from dozan.judge.compare import compare as compare_scores
     from dozan.judge.compare import print_table, print_versus, to_json
     from dozan.judge.gates import check_gates
-    from dozan.judge.report import write_report
-    from dozan.ship.compared import gates_for, score_all
+    from dozan.judge.report import report_run, write_report
+    from dozan.ship.compared import gates_for, score_all, with_base
     from dozan.terminal import console, progress
 
+    models = with_base(models)
     gates = gates_for(models, require or (), recipe)
     runs = score_all(models, data, progress, max_new_tokens, limit)
     comparison, verdicts = compare_scores(runs), check_gates(gates, runs)
@@ -54,6 +58,9 @@ def compare(
         json_file.write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     if html is not None:
         title = " against ".join(reversed(list(runs)[:2]))
-        write_report(html, title, runs, [], {"models": list(models)}, gates=verdicts)
+        if (Path(models[1]) / "run.json").is_file():
+            report_run(html, models[1], runs, title, gates=verdicts)
+        else:
+            write_report(html, title, runs, [], {"models": list(models)}, gates=verdicts)
     if not all(verdict.met for verdict in verdicts):
         raise typer.Exit(1)

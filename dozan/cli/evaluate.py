@@ -8,6 +8,7 @@ import typer
 
 from dozan.judge.evaluate import add_preset, score_predictions
 from dozan.judge.presets import apply_preset, print_preset, rows_for
+from dozan.judge.report import write_report
 from dozan.judge.summary_text import print_parts
 from dozan.rows.readers import read_rows
 from dozan.ship.served import evaluate
@@ -16,10 +17,10 @@ from dozan.terminal import console, print_scores, progress
 
 def evaluate_rows(
     data: Path, model: str, json_file: Path | None, limit: int | None, max_new_tokens: int, predictions: Path | None,
-    preset: str | None, grammar: bool = False,
+    preset: str | None, grammar: bool = False, html: Path | None = None,
 ) -> None:  # fmt: skip
     """Scores the rows of `data`; `predictions` stand for what `model` would answer; `preset` adds another's score;
-    `grammar` holds every answer to the tools' schemas."""
+    `grammar` holds every answer to the tools' schemas; `html` gets a page."""
     examples = read_rows(data, say=lambda text: typer.echo(text, err=True))
     if preset is not None:
         examples = rows_for(preset, examples)
@@ -28,8 +29,11 @@ def evaluate_rows(
     else:
         with progress("scoring") as on_progress:
             scores = evaluate(model, examples, json_file, max_new_tokens, limit, on_progress, grammar=grammar)
-    print_scores({Path(predictions or model).name: scores})
+    name = Path(predictions or model).name
+    print_scores({name: scores})
     print_parts(scores, console)
+    if html is not None:
+        write_report(html, f"{name} on {data.name}", {name: scores}, [], {"model": str(predictions or model)})
     if preset is not None:
         found = apply_preset(preset, scores, examples[:limit])
         if json_file is not None:

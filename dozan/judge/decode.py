@@ -2,8 +2,9 @@
 
 So a GPU captures one step as a CUDA graph and replays it: launching some hundred small kernels for each token would
 take ten times as long as running them. What the host would know (which slots are taken, which rows have ended) is in
-tensors; it looks at them every LOOK tokens, and at each token where rows are held to a grammar. A row that has ended is
-computed on, to no effect, until its batch ends.
+tensors; it looks at them every LOOK tokens. A row that has ended is computed on, to no effect, until its batch ends.
+Where rows are held to a grammar, the host reads a token or two while the next ones are computed. A row whose token is
+refused is taken back to it and chooses among what is allowed; the others go on.
 Shapes: B rows, M own slots, P shared slots, N tokens of an answer, L layers, K key/value heads, E head size.
 """
 
@@ -13,6 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +25,11 @@ if TYPE_CHECKING:
     from dozan.judge.guide import Guide
 
 LOOK = 8
-"""Tokens between two looks of the host at whether all rows have ended."""
+"""Tokens between two looks of the host."""
+
+AT_ONCE = 64
+"""Up to so many rows that are held to a grammar are read token by token; more are read two tokens at a time, for the
+host needs 4 microseconds for each. A row that is refused loses two to four steps."""
 
 _LEAST = {"rows": 1, "own": 64, "shared": 128}
 """Sizes are multiples of these, and few."""
@@ -62,8 +68,8 @@ class State:
 
     shared [L, 2, K, P, E]: keys and values of the prefix at the end of its slots, length int64 [1] of them;
     own [L, 2, B, K, M, E]. For each row: id int64 [B], its newest token; slot int64 [B], where that goes;
-    limit int64 [B], the most tokens of its answer; ended bool [B]. answers int64 [B, N]; count int64 [1], how many of
-    their columns are filled.
+    limit int64 [B], the most tokens of its answer; ended bool [B]; count int64 [B], the tokens of its answer so far,
+    with the stop id. answers int64 [B, N + 1]: what a row that has ended goes on with stands after its tokens.
     """
 
     shared: Tensor
@@ -87,7 +93,7 @@ class Decoder:
         self, model: Gemma3, shapes: Collection[Shape], max_new_tokens: int, stops: Collection[int],
         guided: bool = False,
     ) -> None:  # fmt: skip
-        self._model, self._width, self._keeps_logits = model, max_new_tokens, guided
+        self._model, self._width, self._guides = model, max_new_tokens, guided
         like, config = model.model.norm.weight, model.config
         slot = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
         self._own = like.new_zeros(slot * max((s.rows * s.own for s in shapes), default=0))
@@ -95,8 +101,8 @@ class Decoder:
         self._stops = torch.tensor(sorted(stops), dtype=torch.int64, device=like.device)
         self._pool = torch.cuda.graph_pool_handle() if like.is_cuda else None
         self._states: dict[Shape, State] = {}
-        self._steps: dict[Shape, Callable[[], None]] = {}
         self._logits: Tensor | None = None
+        self._steps: dict[Shape, Callable[[], None]] = {}
 
     def state(self, shape: Shape) -> State:
         """The tensors of a shape, for the caller to fill `shared` and `own`."""
@@ -116,7 +122,7 @@ class Decoder:
         """
         state = self._states[shape]
         self._begin(state, prefix, first, slots, limits)
-        done = self._free(shape, max(limits)) if guides is None else self._guided(shape, limits, guides)
+        done = self._free(shape, max(limits)) if guides is None else self._guided(shape, slots, limits, guides)
         stops = set(self._stops.tolist())
         found = state.answers[: len(slots), :done].tolist()
         return [_cut(answer[:limit], stops) for answer, limit in zip(found, limits, strict=True)]
@@ -132,32 +138,62 @@ class Decoder:
                 break
         return done
 
-    def _guided(self, shape: Shape, limits: Sequence[int], guides: Sequence[Guide]) -> int:
-        """As `_free`; what a row's guide refuses is replaced before the next step."""
-        from dozan.judge.guide import corrected
+    def _guided(self, shape: Shape, slots: Sequence[int], limits: Sequence[int], guides: Sequence[Guide]) -> int:
+        """As `_free`; what a row's guide refuses is replaced before the row goes on."""
+        first = self._states[shape].id[: len(slots)].tolist()
+        held = Held(guides, limits, set(self._stops.tolist()), first)
+        steps = 1 if len(slots) <= AT_ONCE else 2
+        earlier = self._stretch(shape, steps)
+        while held.running:
+            later = self._stretch(shape, steps)
+            held.read(earlier())
+            back = held.back()
+            if back:
+                self._take_back(shape, held, back, [slots[row] for row in back])
+            earlier = later
+        return max(held.taken)
 
-        state, stops, done = self._states[shape], set(self._stops.tolist()), 1
-        first = state.id.tolist()
-        running = [row for row, limit in enumerate(limits) if first[row] not in stops and limit > 1]
-        while running:
+    def _stretch(self, shape: Shape, steps: int) -> Callable[[], list[list[int]]]:
+        """So many steps; gives what waits for them and reads each row's newest tokens, one more than the steps, and
+        behind them the count of all."""
+        state = self._states[shape]
+        for _ in range(steps):
             self._next(shape)
-            assert self._logits is not None
-            chosen = state.id.tolist()
-            left = [limit - done for limit in limits]
-            found = corrected(self._logits, chosen, running, guides, left)
-            changed = [row for row in running if found[row] != chosen[row]]
-            if changed:
-                self._replace(state, changed, [found[row] for row in changed], done)
-            done += 1
-            running = [row for row in running if found[row] not in stops and done < limits[row]]
-        return done
+        count = state.count[:, None]
+        newest = count + torch.arange(-steps - 1, 0, device=count.device)
+        found = torch.cat((state.answers.gather(1, newest.clamp(min=0)), count), dim=1)
+        if not found.is_cuda:
+            return found.tolist
+        copy = torch.empty(found.shape, dtype=found.dtype, pin_memory=True).copy_(found, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
 
-    def _replace(self, state: State, rows: list[int], tokens: list[int], column: int) -> None:
-        """Puts other tokens in the place of the newest ones of some rows that have not ended before."""
-        at, new = torch.tensor([rows, tokens], device=state.id.device)
-        state.id[at] = new
-        state.answers[at, column] = new
-        state.ended[at] = self._stopped(new) | (state.limit[at] <= state.count)
+        def read() -> list[list[int]]:
+            event.synchronize()
+            return copy.tolist()  # type: ignore[no-any-return]
+
+        return read
+
+    def _take_back(self, shape: Shape, held: Held, rows: list[int], slots: list[int]) -> None:
+        """A step in which these rows choose the token after those taken among what their guides allow. Nothing waits
+        for it, or for what was launched before."""
+        state = self._states[shape]
+
+        def moved(host: Tensor) -> Tensor:
+            return host.pin_memory().to(state.id.device, non_blocking=True) if state.id.is_cuda else host
+
+        row, slot, count = moved(torch.tensor([rows, slots, [held.taken[row] for row in rows]]))
+        state.slot[row] = slot + count - 1
+        state.count[row] = count
+        state.id[row] = state.answers[row, count - 1]
+        state.ended.index_fill_(0, row, False)
+        self._next(shape)
+        assert self._logits is not None
+        allowed = moved(torch.from_numpy(np.stack([held.allowed(row, self._logits.shape[-1]) for row in rows])))
+        chosen = self._logits[row].masked_fill(~allowed, float("-inf")).argmax(-1)
+        state.id[row] = chosen
+        state.answers[row, count] = chosen
+        state.ended[row] = self._stopped(chosen) | (state.limit[row] <= count + 1)
 
     def _next(self, shape: Shape) -> None:
         """A step, on a GPU a replay of it, but for the first of a shape, which prepares the kernels."""
@@ -177,12 +213,13 @@ class Decoder:
         logits = self._model.logits(hidden)
         chosen = logits.argmax(-1)
         # A graph's memory for them is its own as long as they are kept.
-        self._logits = logits if self._keeps_logits else None
+        self._logits = logits if self._guides else None
         state.id.copy_(chosen)
-        state.answers.index_copy_(1, state.count, chosen[:, None])
-        state.count.add_(1)
+        state.answers.scatter_(1, state.count[:, None], chosen[:, None])
         # A row that has ended stays in its slot, so it never leaves the cache.
-        state.slot.add_(~state.ended)
+        running = ~state.ended
+        state.slot.add_(running)
+        state.count.add_(running)
         state.ended.logical_or_(self._stopped(chosen)).logical_or_(state.limit <= state.count)
 
     def _captured(self, state: State) -> Callable[[], None]:
@@ -235,8 +272,59 @@ class Decoder:
             shared=_front(self._shared, shared), own=_front(self._own, own), length=integers(1),
             id=integers(shape.rows), slot=integers(shape.rows), limit=integers(shape.rows),
             ended=torch.ones(shape.rows, dtype=torch.bool, device=device),
-            answers=integers(shape.rows, self._width), count=integers(1),
+            answers=integers(shape.rows, self._width + 1), count=integers(shape.rows),
         )  # fmt: skip
+
+
+class Held:
+    """What the host knows of rows that are held to a grammar.
+
+    taken: for each row the tokens of its answer that its guide has taken, the first among them; running: the rows that
+    have not ended.
+    """
+
+    def __init__(self, guides: Sequence[Guide], limits: Sequence[int], stops: set[int], first: Sequence[int]) -> None:
+        self._guides, self._limits, self._stops = guides, limits, stops
+        self.taken = [1] * len(limits)
+        self.running = [row for row, limit in enumerate(limits) if first[row] not in stops and limit > 1]
+        self._refused: list[int] = []
+        self._behind, self._chosen = set[int](), set[int]()
+
+    def read(self, newest: Sequence[Sequence[int]]) -> None:
+        """Gives the guides what was written after them: for each row its newest tokens, and then their count."""
+        ended, behind = set(), self._behind
+        self._behind = set()
+        for row in self.running:
+            *tokens, count = newest[row]
+            before = self.taken[row]
+            if row in behind or count == before:
+                continue
+            tokens = tokens[before - count :]
+            assert len(tokens) == count - before, "a row was not read in time"
+            guide, taken = self._guides[row], 0
+            if row in self._chosen:
+                self._chosen.remove(row)
+                guide.force(tokens[0])
+                taken = 1
+            taken += guide.take(tokens[taken:], self._limits[row] - before - taken)
+            self.taken[row] += taken
+            if taken < len(tokens):
+                self._refused.append(row)
+            elif tokens[-1] in self._stops or count == self._limits[row]:
+                ended.add(row)
+        if ended:
+            self.running = [row for row in self.running if row not in ended]
+
+    def back(self) -> list[int]:
+        """The refused rows, which choose again; what was launched before is not read of them."""
+        rows, self._refused = self._refused, []
+        self._behind.update(rows)
+        self._chosen.update(rows)
+        return rows
+
+    def allowed(self, row: int, size: int) -> np.ndarray:
+        """Which of `size` tokens may come next in a row, bool [V]."""
+        return self._guides[row].allowed(self._limits[row] - self.taken[row], size)
 
 
 def _front(storage: Tensor, shape: Sequence[int]) -> Tensor:

@@ -91,10 +91,10 @@ def table(found: Forgetting) -> Table:
     used = [i for i in range(len(_HEAD)) if i != 4 and any(line[i] for line in lines)]
     heads = ("change, 95 %" if i == 5 else _HEAD[i] for i in used)
     shown = Table(*heads, title=f"forgetting, against {found.base}", title_justify="left",
-                  box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)  # fmt: skip
+                  box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))  # fmt: skip
     for i, column in enumerate(shown.columns):
         column.no_wrap, column.overflow, column.justify = i != 2, "fold", "left" if i in (0, 2) else "right"
-    shown.columns[2].min_width = 10
+    shown.columns[2].min_width = min(10, max(len(line[2]) for line in lines))
     for line in lines:
         shown.add_row(*(line[i] for i in used))
     return shown
@@ -118,7 +118,8 @@ def html(found: Forgetting, scored: Scored, most: int = 6) -> str:
     key = "".join(f'<span><i class="fill{i % 5}"></i>{isolated(name)}</span>' for i, name in enumerate(drawn))
     figure = (
         f'<figure><p class="key">{key}</p>{chart}<figcaption>Likelihood of a reference’s token as a share of what '
-        f"{isolated(found.base)} gave it (geometric mean). Inside the ring of 1: forgotten.</figcaption></figure>"
+        f"{isolated(found.base)} gave it (geometric mean). Inside the ring of 1: forgotten; what is over 1.5 stands at "
+        "the edge.</figcaption></figure>"
         if chart else ""
     )  # fmt: skip
     lead = f'<h1>{isolated(title)}</h1><p class="verdict">{escape(verdict(found))}</p>'

@@ -34,9 +34,14 @@ class Guide:
     def __init__(self, matcher: LLMatcher, reserve: int, closers: Sequence[int]) -> None:
         self._matcher, self._reserve, self._closers = matcher, reserve, closers
 
-    def take(self, token: int, left: int) -> bool:
-        """Goes on by a token if it may come next; `left` tokens, this one among them, may be written yet."""
-        return left > self._reserve and self._matcher.try_consume_tokens([token]) == 1
+    def take(self, tokens: list[int], left: int) -> int:
+        """Goes on by as many of the tokens as may come next, and says how many; `left` tokens, these among them, may be
+        written yet."""
+        room = left - self._reserve
+        if room < len(tokens):
+            tokens = tokens[: max(0, room)]
+        taken: int = self._matcher.try_consume_tokens(tokens) if tokens else 0
+        return taken
 
     def force(self, token: int) -> None:
         """Goes on by a token that `allowed` allows."""
@@ -116,7 +121,7 @@ def corrected(
     logits: Tensor, chosen: list[int], rows: Sequence[int], guides: Sequence[Guide], left: Sequence[int]
 ) -> list[int]:
     """`chosen` [B], the most likely tokens, with what the guides of `rows` refuse replaced; guides and left by row."""
-    refused = [row for row in rows if not guides[row].take(chosen[row], left[row])]
+    refused = [row for row in rows if not guides[row].take(chosen[row : row + 1], left[row])]
     if not refused:
         return chosen
     allowed = np.stack([guides[row].allowed(left[row], logits.shape[-1]) for row in refused])

@@ -11,6 +11,7 @@ from dozan.errors import InputError
 from dozan.html.page import isolated, page
 from dozan.judge.compare import Comparison, Figure, compare
 from dozan.judge.gates import Verdict
+from dozan.judge.report_certificate import certificate_section
 from dozan.judge.report_curves import Metrics, curves_section, speed_section
 from dozan.judge.report_errors import confusion_section, errors_section, regressions_section
 from dozan.judge.report_facts import data_section, facts_section, hashes
@@ -22,24 +23,25 @@ from dozan.rows.example import Json
 
 _CONTENTS = {
     "scores": "Scores", "lessons": "Lessons", "training": "Training", "where": "Where it is right",
-    "confusion": "Confusion", "regressions": "Regressions", "errors": "Errors", "speed": "Speed and memory",
-    "data": "Data", "made": "How it was made",
+    "confusion": "Confusion", "regressions": "Regressions", "errors": "Errors", "certificate": "Certificate",
+    "speed": "Speed and memory", "data": "Data", "made": "How it was made",
 }  # fmt: skip
 _ELSEWHERE = ("fingerprint", "state", "memory", "final", "base_sha256", "overridden", "rows", "heldout_rows", "tokens",
-              "packing", "steps")  # fmt: skip
+              "packing", "steps", "findings", "said", "given")  # fmt: skip
 """What run.json has and the list of facts need not repeat."""
 
 
 def write_report(
     path: str | Path, title: str, runs: Runs, metrics: Metrics, facts: Mapping[str, Json],
     memory: Mapping[str, Json] | None = None, findings: Mapping[str, Json] | None = None, gates: Sequence[Verdict] = (),
+    certificate: Mapping[str, Json] | None = None,
 ) -> None:  # fmt: skip
     """Writes the page. `runs`: scores by name, the baseline first, the model in question second, others after.
 
     `metrics` are the records of metrics.jsonl; `facts` are those of run.json or others: what has no place of its own is
     listed at the end, a mapping as a part of its own. `memory` is the run's plan of its GPU's memory, `findings` what
-    `check.Report.to_dict` makes, `gates` what was demanded. Raises InputError when the runs were not scored on the same
-    rows.
+    `check.Report.to_dict` makes, `gates` what was demanded, `certificate` the parity.json of an export. Raises
+    InputError when the runs were not scored on the same rows.
     """
     comparison = compare(runs)
     subject = list(runs)[min(1, len(runs) - 1)]
@@ -48,12 +50,13 @@ def write_report(
             None,
             (
                 scores_section(comparison, runs, gates),
-                lessons_section(runs[subject], subject, comparison.strict, metrics),
+                lessons_section(runs[subject], subject, comparison.strict, metrics, facts.get("said") or ()),
                 curves_section(metrics),
                 groups_section(runs),
                 confusion_section(runs[subject], subject),
                 regressions_section(comparison, runs),
                 errors_section(runs, subject),
+                certificate_section(certificate) if certificate else "",
                 speed_section(metrics, facts.get("final") or {}, memory),
                 data_section(facts, findings),
                 facts_section(_listed(facts)),
@@ -69,20 +72,24 @@ def write_report(
 
 
 def report_run(
-    path: str | Path, run: str | Path, runs: Runs, title: str = "", findings: Mapping[str, Json] | None = None
-) -> None:
-    """`write_report` of a run folder: its metrics.jsonl and the recipe, versions and sizes in its run.json."""
+    path: str | Path, run: str | Path, runs: Runs, title: str = "", findings: Mapping[str, Json] | None = None,
+    certificate: Mapping[str, Json] | None = None, gates: Sequence[Verdict] = (),
+) -> None:  # fmt: skip
+    """`write_report` of a run folder: its metrics.jsonl, if it is there, and what its run.json has. Without `findings`
+    of a whole check it shows those of the training rows."""
     folder = Path(run)
     try:
         facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        kept = folder / "metrics.jsonl"
+        lines = kept.read_text(encoding="utf-8").splitlines() if kept.is_file() else []
         metrics = [json.loads(line) for line in lines]
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: not a run that can be reported on ({error}); give a run folder") from None
     if "oom_retries" in facts:
         facts["oom_retries"] = [_retry(retry) for retry in facts["oom_retries"]]
     title = title or f"{Path(str(facts.get('base', ''))).name}, tuned"
-    write_report(path, title, runs, metrics, facts, facts.get("memory"), findings)
+    found = findings or facts.get("findings")
+    write_report(path, title, runs, metrics, facts, facts.get("memory"), found, gates, certificate)
 
 
 def _retry(retry: Mapping[str, Json]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dozan.html.matrix import heat_table
 from dozan.html.page import isolated
 from dozan.judge.compare import Comparison
-from dozan.judge.report_parts import MEANING, Runs, case, details, label, number
+from dozan.judge.report_parts import MEANING, Runs, case, details, label, number, particular
 from dozan.judge.summary import FAULTS, RowScore, Scores
 from dozan.rows.example import Json
 
@@ -66,11 +66,13 @@ def confusion_section(scores: Scores, name: str) -> str:
     if not wrong:
         return ""
     involved: Counter[str] = Counter()
-    for (asked, came), count in wrong.items():
-        involved.update({asked: count, came: count})
+    for pair, count in wrong.items():
+        involved.update(dict.fromkeys(pair, count))
     del involved[NO_CALL]
     most = [tool for tool, _ in involved.most_common(_TOOLS)]
-    names = [*sorted(most), NO_CALL]
+    asked_for = {asked for asked, _ in found}
+    names = [*sorted(most, key=lambda tool: (tool not in asked_for, tool)), NO_CALL]
+    asked = [name for name in names if name in asked_for]
     counts = {pair: count for pair, count in found.items() if pair[0] in names and pair[1] in names}
     left = wrong.total() - sum(count for pair, count in wrong.items() if pair in counts)
     caption = (
@@ -78,15 +80,17 @@ def confusion_section(scores: Scores, name: str) -> str:
         "their share of the row. The diagonal is right, whatever the arguments. “No call” stands for a call that is "
         "missing, or that nothing asked for."
     )
+    if len(asked) < len(names):
+        caption += " What no row asks for has a column only."
     if left:
         caption += f" The {len(most)} tools that are confused most; {number(left, 'confusion')} of others left out."
     pairs = sorted(wrong.items(), key=lambda item: (-item[1], item[0]))[:_PAIRS]
-    said = "; ".join(f"{_took(asked, came)} ({count:,})" for (asked, came), count in pairs)
+    said = "; ".join(f"{_took(*pair)} ({count:,})" for pair, count in pairs)
     total = number(wrong.total(), "call")
     lead = f"<p>{total} went to the wrong tool, to none, or should not be. Most often: {said}.</p>"
     return (
         f'<section id="confusion"><h2>Confusion of tools</h2>{lead}'
-        f"{heat_table(names, names, counts, caption)}</section>"
+        f"{heat_table(asked, names, counts, caption)}</section>"
     )
 
 
@@ -130,7 +134,7 @@ def _group(kind: str, part: Mapping[str, Json], rows: Sequence[RowScore]) -> str
     if not hit:
         return ""
     told = list(part["by"].items())
-    said = ", ".join(f"{isolated(name, 80)} ({count:,})" for name, count in told[:_DETAILS])
+    said = ", ".join(f"{particular(name)} ({count:,})" for name, count in told[:_DETAILS])
     more = f", and {len(told) - _DETAILS:,} others" if len(told) > _DETAILS else ""
     shown = "".join(case(row, f'<span class="tag">{details(row)}</span>') for row in _differing(hit))
     return (

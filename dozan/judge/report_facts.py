@@ -42,10 +42,8 @@ def _findings(findings: Mapping[str, Json]) -> str:
     )
     left = len(found) - _SHOWN
     more = f" {number(left, 'rule')} more are left out." if left > 0 else ""
-    caption = (
-        f"What <code>dozan data check</code> found: {number(findings['errors'], 'error')}, "
-        f"{number(findings['warnings'], 'warning')}.{more}"
-    )
+    by = "<code>dozan data check</code>" if "stats" in findings else "The check before training"
+    caption = f"{by} found {number(findings['errors'], 'error')}, {number(findings['warnings'], 'warning')}.{more}"
     head = '<thead><tr><th scope="col">finding, and what to do</th><th scope="col">times</th></tr></thead>'
     return f'<table class="findings"><caption>{caption}</caption>{head}<tbody>{body}</tbody></table>'
 

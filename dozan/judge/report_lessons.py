@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dozan.html.page import isolated
+from dozan.html.page import isolated, prose
 from dozan.judge.intervals import wilson
 from dozan.judge.paired import Paired
 from dozan.judge.report_curves import points
 from dozan.judge.report_errors import NO_CALL, confusions
-from dozan.judge.report_parts import counted, number, per_cent, span, unbroken
+from dozan.judge.report_parts import counted, number, particular, per_cent, span, unbroken
 from dozan.judge.summary import Scores
 from dozan.rows.example import Json
 
@@ -44,9 +44,10 @@ class Lesson:
 
 
 def lessons_section(
-    scores: Scores, name: str, paired: Paired | None, metrics: Sequence[Mapping[str, Json]]
+    scores: Scores, name: str, paired: Paired | None, metrics: Sequence[Mapping[str, Json]],
+    said: Sequence[Mapping[str, Json]] = (),
 ) -> str:  # fmt: skip
-    """The lessons as a list, what concerns most rows first."""
+    """The lessons as a list, what concerns most rows first; then what was said while the run trained."""
     found = lessons(scores, paired, metrics)
     items = "".join(
         f"<li><b>{lesson.title}.</b> {lesson.seen} <span class='try'><i>To try:</i> {lesson.remedy}.</span></li>"
@@ -54,7 +55,11 @@ def lessons_section(
     )
     body = f'<ol class="lessons">{items}</ol>' if items else "<p>No figure stands out.</p>"
     lead = f"<p>What the figures of {isolated(name)} say.</p>"
-    return f'<section id="lessons"><h2>Lessons, and what to try next</h2>{lead}{body}</section>'
+    words = "".join(f"<tr><th scope='row'>{each['step']:,}</th><td>{prose(each['text'])}</td></tr>" for each in said)
+    told = ("<h3>Said while it trained</h3><table class='said'><thead><tr><th scope='col'>step</th>"
+            f"<th scope='col'>what its figures gave reason to say</th></tr></thead><tbody>{words}</tbody></table>"
+            if words else "")  # fmt: skip
+    return f'<section id="lessons"><h2>Lessons, and what to try next</h2>{lead}{body}{told}</section>'
 
 
 def lessons(scores: Scores, paired: Paired | None, metrics: Sequence[Mapping[str, Json]]) -> list[Lesson]:
@@ -296,6 +301,6 @@ def _unended(metrics: Sequence[Mapping[str, Json]]) -> list[Lesson]:
 def _list(counts: Mapping[str, int]) -> str:
     """The commonest, with their counts; the number of the others."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    said = ", ".join(f"{isolated(name, 80)} ({count:,})" for name, count in ordered[:_SHOWN])
+    said = ", ".join(f"{particular(name)} ({count:,})" for name, count in ordered[:_SHOWN])
     left = len(ordered) - _SHOWN
     return f"{said} and {number(left, 'other')}" if left > 0 else said

@@ -13,6 +13,9 @@ from dozan.rows.example import Json
 Runs = Mapping[str, Scores]
 
 COLOURS = 5
+_LONGEST = 160
+"""Characters of a malformed answer: what is wrong with it is said beside it."""
+
 MEANING = {
     "parse_failure": "the answer is malformed", "missed_call": "a call is missing", "false_call": "a call too many",
     "wrong_name": "another tool was called", "off_schema_key": "an argument the tool does not have",
@@ -101,10 +104,16 @@ def case(row: RowScore, tag: str, before: Mapping[str, RowScore] | None = None) 
 def _answer(row: RowScore) -> str:
     """Its calls, or its text; a malformed answer as it stands."""
     if row.problems and not row.calls and row.prediction.strip():
-        return marked_up(row.prediction)
+        return marked_up(row.prediction, _LONGEST)
     return show_calls(row.calls, row.prediction, row.gold)
+
+
+def particular(detail: str) -> str:
+    """A fault's detail; in `gold → made` each side keeps its own direction, and the two their order."""
+    sides = [isolated(side, 80) for side in detail.split(" → ")]
+    return sides[0] if len(sides) == 1 else f'<bdi dir="ltr">{" → ".join(sides)}</bdi>'
 
 
 def details(row: RowScore) -> str:
     """The particulars of a row's gravest fault."""
-    return escape(", ").join(isolated(fault.detail, 80) for fault in row.faults if fault.kind == row.error)
+    return escape(", ").join(particular(fault.detail) for fault in row.faults if fault.kind == row.error)

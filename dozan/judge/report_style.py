@@ -30,6 +30,7 @@ nav { font: 13.5px/1.9 system-ui, "Noto Sans", sans-serif; margin: 1.8rem 0 0; }
 .settings { columns: 2; column-gap: 2.5rem; } .settings .part { break-inside: avoid; margin: 0 0 1rem; } .settings h4 { margin: 0; }
 .settings dl { grid-template-columns: minmax(0, 10rem) minmax(0, 1fr); } .speed, .findings { width: auto; }
 .speed td:last-child { text-align: left; color: var(--soft); } .findings th:first-child { max-width: 38rem; }
+.said { max-width: 44rem; } .said tbody th { width: 4rem; text-align: right; vertical-align: top; } .said td, .said th:last-child { text-align: left; }
 .findings .remedy { font-weight: 400; color: var(--soft); font-size: 13px; }
 .sev { display: inline-block; font: 600 11px/1.6 system-ui, sans-serif; padding: 0 .5em; border-radius: 3px; color: var(--paper); background: var(--c0); }
 .sev.error { background: var(--bad); } .sev.warning { background: var(--c2); }
@@ -38,7 +39,7 @@ nav { font: 13.5px/1.9 system-ui, "Noto Sans", sans-serif; margin: 1.8rem 0 0; }
   thead th { font-size: 11.5px; hyphens: auto; } .also { margin-left: .9rem; } nav a { margin-right: .7rem; }
   .scroll { margin-inline: -1rem; padding-inline: 1rem; } .scroll tbody th { position: sticky; left: 0; background: var(--paper); min-width: 4.2rem; max-width: 9rem;
   overflow-wrap: anywhere; white-space: normal; } .scroll caption { position: sticky; left: 0; max-width: calc(100vw - 2rem); }
-  .groups th:nth-child(1) { width: 36%; } .groups th:nth-child(2) { width: 2.8rem; } .groups th:nth-child(4) { width: 4.2rem; }
+  .groups td.name { padding-right: .7rem; } .groups th:nth-child(1) { width: 38%; } .groups th:nth-child(2) { width: 2.8rem; } .groups th:nth-child(4) { width: 4.2rem; }
   .scroll .heat tbody th { white-space: nowrap; max-width: none; font-size: 11px; padding-inline: 0 .3rem; }
   .heat td { min-width: 1.55rem; padding-inline: .1rem; } .pair { grid-template-columns: 1fr; } .settings { columns: 1; } .facts dl { grid-template-columns: minmax(6rem, 9rem) minmax(0, 1fr); } .case dl { grid-template-columns: 4.4rem minmax(0, 1fr); }
   .chart { width: 100%; } .chart text, .pair .chart text { font-size: 19px; } .speed td:last-child { font-size: 12px; } }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -14,6 +15,7 @@ from dozan.errors import InputError
 from dozan.model import adapter
 from dozan.model.files import inside, opened, read_json, write_whole
 from dozan.model.gemma3 import Gemma3
+from dozan.model.sealed import require_intact
 from dozan.recipe import ALL_TARGETS, AdapterRecipe
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -30,16 +32,19 @@ _PLAIN_INITIALISATIONS = (None, True, False, "gaussian", "eva", "orthogonal")
 """Initialisations that leave the base's weights alone (PiSSA, OLoRA and others change them)."""
 
 
-def save_adapter(folder: str | Path, model: Gemma3, recipe: AdapterRecipe, base_name: str) -> None:
+def save_adapter(
+    folder: str | Path, model: Gemma3, recipe: AdapterRecipe, base_name: str, held: Mapping[str, Tensor] | None = None
+) -> None:
     """Write `model`'s adapters to a folder in PEFT's format, fp32; each file appears whole or not at all.
 
     `base_name` is what adapter_config.json names as the base model. Over a checkpoint with a vision tower the keys
-    carry the module path of transformers' class for it, so that PEFT finds them.
+    carry the module path of transformers' class for it, so that PEFT finds them. held: what `adapter_state` gave
+    earlier, to be written instead.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     root = _PEFT_VISION if model.config.vision else _PEFT_TEXT
-    named = adapter.adapter_state(model).items()
+    named = (adapter.adapter_state(model) if held is None else held).items()
     state = {name.replace(_PEFT_TEXT, root, 1): tensor.cpu().contiguous() for name, tensor in named}
     config = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base_name, "inference_mode": True,
@@ -108,9 +113,11 @@ def load_adapter(folder: str | Path, model: Gemma3, seed: int = 0) -> AdapterRec
     """Put a PEFT adapter on the model (attached first if it has none) and return what it is.
 
     Strict both ways: InputError lists every key that is missing or unexpected and every wrong shape; then the model is
-    unchanged. Adapters that the model has already must be of the same kind. `seed` is that of a new adapter's dropout.
+    unchanged. Where the folder has a manifest, a file that is not as written is refused. Adapters that the model has
+    already must be of the same kind. `seed` is that of a new adapter's dropout.
     """
     folder = Path(folder)
+    require_intact(folder)
     state = read_adapter(folder)
     modules = {match[1] for name in state if (match := _TENSOR.search(name))}
     recipe = read_adapter_recipe(folder, modules)

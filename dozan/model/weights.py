@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +30,7 @@ from dozan.model.stored import DTYPES, INDEX, SINGLE, Stored, inventory, weight_
 from dozan.model.unpacked import copy_unpacked
 
 __all__ = [
-    "load_adapter", "load_model", "read_adapter_recipe", "read_config", "resolve_model", "save_adapter", "save_merged",
+    "load_adapter", "load_model", "read_adapter_recipe", "read_config", "resolve_model", "save_adapter",
 ]  # fmt: skip
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -182,19 +182,6 @@ def require_blocks(folder: Path, linears: Mapping[str, tuple[int, int]]) -> None
                          f"{'; '.join(odd[:3])}; set model.quantise=none")  # fmt: skip
 
 
-def save_merged(base_folder: str | Path, model: Gemma3, out: str | Path) -> None:
-    """Write `base_folder` again with `model`'s adapters merged into its weights; `out` appears whole or not at all.
-
-    A tensor under an adapter becomes the merged weight (fp32, cast to the dtype it is stored in). Every other tensor,
-    the index, config.json, generation_config.json, tokenizer files and chat template stay byte for byte. Needs memory
-    for one tensor. Raises InputError for an `out` that is not empty, too little disk space, or a base not the model's.
-    """
-    base = Path(base_folder)
-    _check_base(base, checked_inventory(base, read_config(base)), model)
-    merged = ((f"{name}.weight", adapter.merged_weight(module)) for name, module in adapter.adapted(model))
-    write_checkpoint(base, merged, out)
-
-
 def write_checkpoint(base: Path, weights: Iterable[tuple[str, Tensor]], out: str | Path) -> None:
     """Write the folder `base` again with other `weights`, by text-only names; `out` appears whole or not at all.
 
@@ -225,19 +212,6 @@ def write_checkpoint(base: Path, weights: Iterable[tuple[str, Tensor]], out: str
         raise InputError(f"{out}: cannot be written ({error}); nothing was left behind") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _check_base(base: Path, found: Mapping[str, Stored | StoredNF4], model: Gemma3) -> None:
-    """InputError unless the weights under the model's adapters are those of the folder."""
-    different = []
-    for name, module in adapter.adapted(model):
-        stored, held = found.get(f"{name}.weight"), module.frozen
-        assert isinstance(held, Tensor), f"{name} is in NF4"
-        if not isinstance(stored, Stored) or not torch.equal(stored.read(held.dtype), held.detach().cpu()):
-            different.append(name)
-    if different:
-        raise InputError(f"{base}: not the base that these adapters were trained on; these weights differ: "
-                         + ", ".join(different))  # fmt: skip
 
 
 def _merged_files(base: Path) -> list[Path]:

@@ -42,8 +42,8 @@ def write_adapter_gguf(run: str | Path, out: str | Path) -> Path:
     if broken:
         raise InputError(f"{run}: values that are not finite in {', '.join(broken[:3])} ({len(broken)} tensors)")
     (alpha,) = alphas
+    check_space(path.parent, sum(array.nbytes for array in arrays.values()) + _MARGIN_BYTES)
     path.parent.mkdir(parents=True, exist_ok=True)
-    check_space(path, sum(array.nbytes for array in arrays.values()) + _MARGIN_BYTES)
     with written_whole(path) as temporary:
         writer = gguf.GGUFWriter(temporary, "gemma3")
         writer.add_type(gguf.GGUFType.ADAPTER)

@@ -11,6 +11,7 @@ from dozan.errors import InputError
 from dozan.judge.evaluate import read_scores
 from dozan.judge.gates import Gate, read_gate
 from dozan.judge.summary import Scores
+from dozan.model.hub import resolve_model, run_base
 from dozan.recipe import load_recipe
 from dozan.ship.served import OnProgress, evaluate
 
@@ -25,7 +26,7 @@ def score_all(
     """Each model's scores by its name, in the order given: read from a file that `dozan eval --json` wrote, or made now
     on the rows of `data`. Raises InputError."""
     if len(models) < 2:
-        raise InputError("give at least two models, or score files of `dozan eval --json`")
+        raise InputError("give two models, score files of `dozan eval --json`, or a run to hold against its base")
     named = dict(zip(short_names(models), models, strict=True))
     files = {name for name, model in named.items() if str(model).endswith(".json")}
     absent = [str(model) for name, model in named.items() if name not in files]
@@ -40,6 +41,13 @@ def score_all(
             with progress(f"scoring {name}") as on_progress:
                 found[name] = evaluate(model, data, None, max_new_tokens, limit, on_progress)
     return found
+
+
+def with_base(models: Sequence[str]) -> list[str]:
+    """The models; before a run that stands alone, the base that it was trained on."""
+    if len(models) != 1 or not (Path(models[0]) / "run.json").is_file():
+        return list(models)
+    return [str(resolve_model(run_base(Path(models[0])))), *models]
 
 
 def short_names(models: Sequence[str | Path]) -> list[str]:

@@ -1,4 +1,4 @@
-"""From a run, or a plain checkpoint, to measured GGUF files."""
+"""From a run, or a plain checkpoint, to measured GGUF files and the certificate of them all."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from gguf import GGMLQuantizationType as Type
 
 from dozan.chat.encode import encode_rows
 from dozan.errors import InputError
+from dozan.judge.summary import Scores
 from dozan.rows.example import Example
 from dozan.rows.readers import read_rows
-from dozan.ship.gguf import plan_entries, types_of, weights_in, write_gguf
+from dozan.ship.gguf import check_space, file_bytes, plan_entries, types_of, weights_in, write_gguf
 from dozan.ship.imatrix import Importance, measure
-from dozan.ship.parity import Certificate, Logits, certify
+from dozan.ship.parity import Certificate, ExportFailed, Logits, certify
+from dozan.ship.parity_export import ExportParity, Measured, choose_rows
 from dozan.ship.quants import EMBEDDING_KINDS, KINDS, TypeRow
 from dozan.ship.source import Source, open_source
 
@@ -26,7 +28,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Exported:
-    """One file that passed; `types` says what each part of it is made of."""
+    """One file that passed; `types` says what each part of it is made of, `scores` how it answers through llama.cpp
+    (None without rows to score)."""
 
     path: Path
     kind: str
@@ -34,6 +37,7 @@ class Exported:
     bits_per_weight: float
     certificate: Certificate
     types: tuple[TypeRow, ...] = ()
+    scores: Scores | None = None
 
 
 def export(
@@ -43,28 +47,31 @@ def export(
 ) -> list[Exported]:  # fmt: skip
     """Write `out/NAME-TYPE.gguf` for each type in `gguf`, a comma list or a list of `ship.quants.KINDS`.
 
-    The adapter is merged in fp32, a tensor at a time: the model is never in memory. Each file is compared with the
-    model on `examples` (rows or a JSONL path; a run's held-out rows when not given) and on texts of our own; the
-    certificate lies beside it. imatrix: weigh each column's rounding by what it carries on `examples`, or on the rows
-    that the run was trained on. token_embd_type: the type of the embedding, one of `ship.quants.EMBEDDING_KINDS`. `say`
-    is told what is being done. Raises InputError for an unknown type, a model that llama.cpp does not compute or no
-    rows to measure on, ExportFailed when a file is outside its gate.
+    The adapter is merged in fp32, a tensor at a time: the model is never in memory, but where it is small enough to
+    answer rows here. Merge and files are compared with base and adapter on `examples` (rows or a JSONL path; a run's
+    held-out rows when not given) and on texts of our own, and answer the rows through llama.cpp; parity.json and
+    certificate.html lie beside the files. imatrix: weigh each column's rounding by what it carries on `examples`, or on
+    the rows that the run was trained on. token_embd_type: the type of the embedding, one of
+    `ship.quants.EMBEDDING_KINDS`. `say` is told what is being done. Raises InputError for an unknown type, a model that
+    llama.cpp does not compute, another base than the one trained on, no rows to measure an importance matrix on, or a
+    disk too full for all files; ExportFailed when a file is outside its gate.
     """
     kinds, embedding = parse_kinds(gguf), parse_embedding(token_embd_type)
     source, folder = open_source(run_or_folder), Path(run_or_folder)
-    for kind in kinds:
-        plan_entries(source.bundle, kind, imatrix, embedding)
+    needed = sum(file_bytes(plan_entries(source.bundle, kind, imatrix, embedding)) for kind in kinds)
+    check_space(Path(out), needed)
     say = say or (lambda _: None)
     importance = _importance(source, folder, examples, say) if imatrix else None
     rows = _rows(folder, examples, ("heldout.jsonl",))[:ROWS]
-    ids = _ids(source, rows)
-    lines = [str(message["content"]) for row in rows for message in row.messages if message.get("content")]
-    logits = _remembered(source.logits)
+    measured = choose_rows(source, rows, _ids(source, rows))
+    logits = _remembered(source.trained_logits)
+    say("computing what the files are measured against")
+    parity = ExportParity(source, run_or_folder, Path(out), measured)
     exported = []
     for kind in kinds:
         path = Path(out) / f"{folder.resolve().name}-{kind}.gguf"
         say(f"writing {path}")
-        exported.append(_one(source, path, kind, importance, embedding, ids, lines, logits))
+        exported.append(_one(source, path, kind, importance, embedding, measured, logits, parity))
     return exported
 
 
@@ -88,15 +95,20 @@ def parse_embedding(name: str | None) -> Type | None:
 
 
 def _one(
-    source: Source, path: Path, kind: str, importance: Importance | None, embedding: Type | None,
-    ids: list[list[int]], lines: list[str], logits: Logits,
+    source: Source, path: Path, kind: str, importance: Importance | None, embedding: Type | None, measured: Measured,
+    logits: Logits, parity: ExportParity,
 ) -> Exported:  # fmt: skip
     bundle = source.bundle
     types = types_of(plan_entries(bundle, kind, importance is not None, embedding))
     write_gguf(bundle, path, kind, importance, embedding, source.pieces)
-    certificate = certify(bundle, path, kind, ids, lines, embedding, logits, source.pieces)
+    try:
+        certificate = certify(bundle, path, kind, measured.ids, measured.lines, embedding, logits, source.pieces)
+    except ExportFailed as error:
+        parity.add_failed(path, kind, str(error))
+        raise
+    scores = parity.add(path, certificate)
     bits = 8 * certificate.bytes / weights_in(bundle)
-    return Exported(path, kind, certificate.bytes, bits, certificate, tuple(types))
+    return Exported(path, kind, certificate.bytes, bits, certificate, tuple(types), scores)
 
 
 def _remembered(logits: Logits) -> Logits:

@@ -107,8 +107,8 @@ def write_gguf(
     """
     path = Path(out)
     entries = plan_entries(bundle, kind, importance is not None, embedding)
+    check_space(path.parent, file_bytes(entries))
     path.parent.mkdir(parents=True, exist_ok=True)
-    check_space(path, sum(entry.bytes for entry in entries) + METADATA_BYTES)
     with written_whole(path) as temporary:
         writer = gguf.GGUFWriter(temporary, "gemma3")
         try:
@@ -142,6 +142,11 @@ def plan_entries(bundle: Bundle, kind: str, importance: bool = False, embedding:
     if wrong:
         raise InputError(f"this model cannot be a {kind} GGUF: {'; '.join(dict.fromkeys(wrong))}")
     return entries
+
+
+def file_bytes(entries: Iterable[Entry]) -> int:
+    """At most what the file takes."""
+    return sum(entry.bytes for entry in entries) + METADATA_BYTES
 
 
 def types_of(entries: Iterable[Entry]) -> list[TypeRow]:
@@ -310,11 +315,13 @@ def convert(rows: Tensor, kind: Type, importance: np.ndarray | None = None) -> n
     return quantise(rows.float().cpu().contiguous().numpy(), kind, importance)
 
 
-def check_space(path: Path, needed: int) -> None:
-    """Raise InputError when the disk has less room than `needed` bytes."""
-    free = shutil.disk_usage(path.parent).free
+def check_space(folder: Path, needed: int) -> None:
+    """Raise InputError when the disk of a folder, which need not be there yet, has less room than `needed` bytes."""
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(there).free
     if free < needed:
-        raise InputError(f"{path}: the file needs {needed:,} bytes and the disk has {free:,} free; give another folder")
+        raise InputError(f"{folder}: needs {needed:,} bytes and the disk has {free:,} free; free some, or give a "
+                         "folder on another disk")  # fmt: skip
 
 
 @contextmanager

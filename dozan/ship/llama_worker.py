@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import resource
 import sys
 from collections.abc import Callable, Sequence
 from ctypes import POINTER, c_bool, c_char_p, c_float, c_int8, c_int32, c_uint32, c_void_p
@@ -349,8 +350,10 @@ def answer(request: dict[str, object], folder: Path) -> object:
 
 
 def main(folder: Path) -> int:
-    """Answer one request; 1 with the reason in error.txt when llama.cpp refused."""
+    """Answer one request within its memory; 1 with the reason in error.txt when llama.cpp refused."""
     request = json.loads((folder / "request.json").read_text())
+    most = int(request["memory_bytes"])
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
     try:
         result = answer(request, folder)
     except WorkerError as error:

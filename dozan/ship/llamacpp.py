@@ -1,4 +1,4 @@
-"""Runs a GGUF through llama.cpp on token ids, always in a child process with a time limit.
+"""Runs a GGUF through llama.cpp on token ids, always in a child process with limits of time and memory.
 
 llama.cpp aborts the whole process on a damaged file and can hang on a strange one; both become an InputError here.
 Decoding is greedy (the arg-max of the raw logits: no temperature, no penalties).
@@ -21,6 +21,8 @@ import numpy as np
 
 from dozan.errors import InputError
 
+_ADDRESSES = 12 << 30
+"""For Python, libraries, thread stacks, keys and values, and logits: reserved, hardly a tenth is ever used."""
 Progress = Callable[[int, int], None]
 """Called with (rows done, rows in all)."""
 
@@ -111,7 +113,8 @@ def _run(gguf: str | Path, request: dict[str, Any], seconds: float, on_progress:
     _check_magic(path)
     with tempfile.TemporaryDirectory(prefix="dozan-llamacpp-") as name:
         folder = Path(name)
-        (folder / "request.json").write_text(json.dumps({**request, "gguf": str(path), "threads": _threads()}))
+        whole = {**request, "gguf": str(path), "threads": thread_count(), "memory_bytes": memory_limit(path)}
+        (folder / "request.json").write_text(json.dumps(whole))
         code, late = _child(folder, seconds, on_progress)
         if code != 0 or not (folder / "result.json").is_file():
             raise InputError(f"{path}: {_reason(folder, code, late, seconds)}")
@@ -119,7 +122,12 @@ def _run(gguf: str | Path, request: dict[str, Any], seconds: float, on_progress:
         return json.loads((folder / "result.json").read_text()), arrays
 
 
-def _threads() -> int:
+def memory_limit(path: Path) -> int:
+    """Addresses that the child may use: the file mapped, twice more in llama.cpp's own layouts, and what all take."""
+    return _ADDRESSES + 3 * path.stat().st_size
+
+
+def thread_count() -> int:
     """OMP_NUM_THREADS where it is set, else the cores this process may use: more of them spin against each other."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdigit() and int(asked) > 0:

@@ -126,24 +126,18 @@ def read_gguf(gguf: str | Path) -> tuple[Tokenizer, ChatFormat]:
 
     Raises InputError for a file without a SentencePiece BPE, or with an arrangement that we do not know.
     """
-    from gguf import GGUFReader
-
     from dozan.chat import detect_chat
     from dozan.chat.arranged import arranged, read_arrangement
     from dozan.ship.gguf import ARRANGEMENT_KEY
+    from dozan.ship.gguf_read import is_vocabulary, open_gguf
 
-    try:
-        fields = GGUFReader(gguf).fields
-    except (OSError, ValueError, IndexError) as error:
-        raise InputError(f"{gguf}: not a readable GGUF file ({error}); export the model again") from None
-    names = ("tokens", "scores", "token_type")
-    missing = [name for name in names if f"tokenizer.ggml.{name}" not in fields]
-    if missing:
-        raise InputError(f"{gguf}: carries no {', '.join(missing)}; give a Gemma 3 GGUF")
-    columns = (fields[f"tokenizer.ggml.{name}"].contents() for name in names)
+    keys = open_gguf(gguf).keys
+    columns = [keys.get(f"tokenizer.ggml.{name}") for name in ("tokens", "scores", "token_type")]
+    if not is_vocabulary(*columns):
+        raise InputError(f"{gguf}: carries no vocabulary of texts, scores and types; give a Gemma 3 GGUF")
     pieces = [Piece(text, float(score), int(kind)) for text, score, kind in zip(*columns, strict=True)]
     tokenizer = Tokenizer(tokenizer_definition(pieces))
-    ours = {name.removeprefix(ARRANGEMENT_KEY): field.contents() for name, field in fields.items()
+    ours = {name.removeprefix(ARRANGEMENT_KEY): value for name, value in keys.items()
             if name.startswith(ARRANGEMENT_KEY)}  # fmt: skip
     return tokenizer, arranged(detect_chat(tokenizer), read_arrangement(ours, str(gguf)))
 

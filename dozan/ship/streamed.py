@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dozan.kernels import TrieAttention
+from dozan.kernels.low_rank import row_norms
+from dozan.model.adapter import AdaptedLinear
 from dozan.model.gemma3 import Gemma3Config
-from dozan.model.stored import Stored
 from dozan.model.weights import empty_model
 
 _HEAD_ROWS = 8192
@@ -20,29 +21,45 @@ _HEAD_ROWS = 8192
 
 Watch = Callable[[str, Tensor], None]
 """Called with the name of a linear and its input [T, I]."""
+Weight = Callable[[str], Tensor]
+"""A tensor in fp32 by its text-only name, anything but the embedding."""
+
+
+class Words(Protocol):
+    """An embedding [V, D] of which some rows are read at a time."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def rows(self, which: Sequence[int]) -> Tensor: ...
+    def row_range(self, first: int, last: int) -> Tensor: ...
 
 
 @torch.no_grad()
 def streamed_logits(
-    config: Gemma3Config, weight: Callable[[str], Tensor], embedding: Stored, rows: Sequence[Sequence[int]], tail: int
-) -> list[np.ndarray]:
+    config: Gemma3Config, weight: Weight, embedding: Words, rows: Sequence[Sequence[int]], tail: int,
+    adapters: Mapping[str, AdaptedLinear] | None = None,
+) -> list[np.ndarray]:  # fmt: skip
     """Logits [at most `tail`, V] of each row's last positions, on the CPU in fp32; see `streamed_hidden`."""
-    tails = [hidden[-tail:] for hidden in streamed_hidden(config, weight, embedding, rows)]
+    tails = [hidden[-tail:] for hidden in streamed_hidden(config, weight, embedding, rows, adapters=adapters)]
     logits = _times_embedding(torch.cat(tails), embedding)
     return [part.numpy() for part in logits.split([len(part) for part in tails])]
 
 
 @torch.no_grad()
 def streamed_hidden(
-    config: Gemma3Config, weight: Callable[[str], Tensor], embedding: Stored, rows: Sequence[Sequence[int]],
-    watch: Watch | None = None,
+    config: Gemma3Config, weight: Weight, embedding: Words, rows: Sequence[Sequence[int]],
+    watch: Watch | None = None, adapters: Mapping[str, AdaptedLinear] | None = None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """The final hidden states [T, D] of each row, on the CPU in fp32.
 
-    weight: gives a tensor in fp32 by its text-only name, anything but the embedding; it is asked once for each, and a
-    layer's are let go before those of the next are made. rows: token ids, all in one pass, none seeing another.
+    weight: is asked once for each tensor, and a layer's are let go before those of the next are made. rows: token ids,
+    all in one pass, none seeing another. adapters: by linear, whose base weights have no memory: they compute beside
+    what `weight` gives.
     """
     model = empty_model(config).eval()
+    for name, linear in (adapters or {}).items():
+        owner, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, linear.eval())
     known = sorted({token for row in rows for token in row})
     place = {token: i for i, token in enumerate(known)}
     _put(model.model.embed_tokens, "weight", embedding.rows(known).float())
@@ -65,7 +82,7 @@ def _watch(model: nn.Module, watch: Watch) -> None:
             module.register_forward_pre_hook(lambda _, inputs, name=name: watch(name, inputs[0]))
 
 
-def _times_embedding(hidden: Tensor, embedding: Stored) -> Tensor:
+def _times_embedding(hidden: Tensor, embedding: Words) -> Tensor:
     """[P, D] -> [P, V] with the embedding read some rows at a time."""
     size = embedding.shape[0]
     out = torch.empty(len(hidden), size)
@@ -75,19 +92,32 @@ def _times_embedding(hidden: Tensor, embedding: Stored) -> Tensor:
     return out
 
 
-def _borrow(layer: nn.Module, prefix: str, weight: Callable[[str], Tensor]) -> None:
-    """Have the layer's parameters made before its forward pass and let go after it."""
-    names = [(name, *name.rpartition(".")[::2]) for name, _ in layer.named_parameters()]
+def _borrow(layer: nn.Module, prefix: str, weight: Weight) -> None:
+    """Have what the layer lacks made before its forward pass and let go after it."""
+    held = dict(layer.named_parameters())
+    names = [(name, *name.rpartition(".")[::2]) for name, value in held.items() if value.is_meta]
+    linears = [linear for linear in layer.modules() if isinstance(linear, AdaptedLinear)]
 
     def make(*_: Any) -> None:
         for name, owner, attribute in names:
             _put(layer.get_submodule(owner), attribute, weight(prefix + name))
+        for linear in linears:
+            _measure_rows(linear)
 
     def let_go(*_: Any) -> None:
-        layer.to_empty(device="meta")
+        for name, owner, attribute in names:
+            _put(layer.get_submodule(owner), attribute, held[name])
 
     layer.register_forward_pre_hook(make)
     layer.register_forward_hook(let_go)
+
+
+def _measure_rows(linear: AdaptedLinear) -> None:
+    """DoRA's norms over a base weight that has just been made."""
+    if linear.magnitude is not None:
+        linear.weight_norm = row_norms(linear.frozen)
+        linear.norm = torch.empty_like(linear.weight_norm)
+        linear.refresh_norm()
 
 
 def _put(owner: nn.Module, attribute: str, value: Tensor) -> None:

@@ -2,13 +2,11 @@
 
 A checkpoint is a folder `step-000100` with a `manifest.json` of every file's size and SHA-256. It is written beside
 its place under a name that starts with a dot and renamed when it is whole, so a folder with the right name is either
-complete or damaged later, and the manifest tells.
+complete or damaged later, and the manifest tells. One that goes is renamed first too.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -18,12 +16,15 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from dozan.errors import InputError
+from dozan.model.sealed import MANIFEST, seal, sha256, sync, verify
+from dozan.train.disk import failed, require_room
 
-MANIFEST = "manifest.json"
+__all__ = ["MANIFEST", "Found", "checkpoints", "clean", "newest_valid", "save_checkpoint", "seal", "sha256",
+           "sync_folder", "verify", "write_text"]  # fmt: skip
+
 _NAME = re.compile(r"step-(\d{6,})")
-_STAGING = ".staging-"
-_CHUNK = 2**20
+_STAGING, _REPLACED = ".staging-", ".replaced-"
+_INTACT = "earlier checkpoints are intact: free some space, then run the same command again to go on from the newest"
 
 
 @dataclass(frozen=True)
@@ -35,42 +36,59 @@ class Found:
     skipped: tuple[str, ...]
 
 
-def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], keep: int) -> Path:
-    """Have `write` fill a new `root/step-NNNNNN`, durably; then keep the newest `keep` checkpoints.
+def save_checkpoint(
+    root: Path, step: int, write: Callable[[Path], None], keep: int, spare: Callable[[], Path | None] = lambda: None
+) -> Path:
+    """Have `write` fill a new `root/step-NNNNNN`, durably; then keep the newest `keep` checkpoints, and what `spare`
+    names then.
 
-    When writing fails (a full disk), the staging folder is removed and InputError raised; earlier ones are intact.
+    The disk must have room for as much as the newest one takes. When it has not, or writing fails, the staging folder
+    is removed and InputError raised (DiskFull where it is full); earlier ones are intact.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    clean(root)
     final = root / f"step-{step:06d}"
-    staging = root / f"{_STAGING}{final.name}"
+    try:
+        if not root.is_dir():
+            root.mkdir(parents=True)
+            sync(root.parent)
+        clean(root)
+        require_room(root, max((folder_bytes(folder) for _, folder in checkpoints(root)[:1]), default=0))
+        write_folder(final, write)
+        going = set(checkpoints(root)[keep:]) - {(_step(kept), kept) for kept in [spare()] if kept is not None}
+        for _, old in sorted(going):
+            remove(old)
+    except (OSError, SafetensorError) as error:
+        raise failed(final, _INTACT, error) from error
+    return final
+
+
+def write_folder(final: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a folder that takes the place of `final` when it is whole, sealed and on the disk."""
+    staging, aside = (final.with_name(f"{kind}{final.name}") for kind in (_STAGING, _REPLACED))
     try:
         staging.mkdir()
         write(staging)
         seal(staging)
         if final.exists():
-            shutil.rmtree(final)
+            os.rename(final, aside)
         os.rename(staging, final)
-        sync_folder(root)
-    except (OSError, SafetensorError) as error:
+        sync_folder(final.parent)
+    except (OSError, SafetensorError):
         shutil.rmtree(staging, ignore_errors=True)
-        raise InputError(
-            f"{final}: could not be written ({error}); earlier checkpoints are intact: "
-            "free some space, then run the same command again to go on from the newest"
-        ) from error
-    for _, old in checkpoints(root)[keep:]:
-        shutil.rmtree(old)
-    return final
+        raise
+    if aside.exists():
+        shutil.rmtree(aside)
 
 
-def newest_valid(root: Path) -> Found:
-    """The newest checkpoint whose every byte is as written, with what was skipped and why."""
+def newest_valid(root: Path, accept: Callable[[Path], bool] = lambda folder: True) -> Found:
+    """The newest checkpoint whose every byte is as written, of those accepted, with what was skipped and why."""
+    recover(root)
     skipped: list[str] = []
     for step, folder in checkpoints(root):
         problems = verify(folder)
-        if not problems:
+        if problems:
+            skipped.append(f"{folder.name} is damaged: {'; '.join(problems)}")
+        elif accept(folder):
             return Found(folder, step, tuple(skipped))
-        skipped.append(f"{folder.name} is damaged: {'; '.join(problems)}")
     return Found(None, 0, tuple(skipped))
 
 
@@ -78,74 +96,58 @@ def checkpoints(root: Path) -> list[tuple[int, Path]]:
     """The (step, folder) of each checkpoint, newest first, damaged ones included."""
     if not root.is_dir():
         return []
-    named = ((_NAME.fullmatch(path.name), path) for path in root.iterdir() if path.is_dir())
-    return sorted(((int(match[1]), path) for match, path in named if match), reverse=True)
+    return sorted(((_step(path), path) for path in root.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()),
+                  reverse=True)  # fmt: skip
 
 
-def seal(folder: Path) -> None:
-    """Sync every file of `folder` and write the manifest of their sizes and hashes."""
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    manifest = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    for path in [*files, folder / MANIFEST]:
-        _sync(path)
-    sync_folder(folder)
-
-
-def verify(folder: Path) -> list[str]:
-    """What is wrong with a checkpoint, one line each; empty when every byte is as written."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        expected = {str(name): (entry["bytes"], entry["sha256"]) for name, entry in manifest.items()}
-    except FileNotFoundError:
-        return [f"{MANIFEST} is missing"]
-    except (ValueError, AttributeError, TypeError, KeyError):
-        return [f"{MANIFEST} is not readable"]
-    present = {path.name for path in folder.iterdir()} - {MANIFEST}
-    problems = [f"{name} is not in the manifest" for name in sorted(present - set(expected))]
-    for name, (size, digest) in sorted(expected.items()):
-        path = folder / name
-        if name not in present:
-            problems.append(f"{name} is missing")
-        elif path.stat().st_size != size:
-            problems.append(f"{name} has {path.stat().st_size} bytes instead of {size}")
-        elif sha256(path) != digest:
-            problems.append(f"{name} has other bytes than were written")
-    return problems
-
-
-def sha256(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+def recover(root: Path) -> None:
+    """Give a checkpoint its name back that was to be replaced when the process died before its successor had it."""
+    for aside in root.glob(f"{_REPLACED}*"):
+        final = root / aside.name.removeprefix(_REPLACED)
+        if not final.exists():
+            os.rename(aside, final)
+            sync_folder(root)
 
 
 def clean(root: Path) -> None:
     """Remove what a killed save left behind."""
-    for leftover in root.glob(f"{_STAGING}*"):
+    recover(root)
+    for leftover in [*root.glob(f"{_STAGING}*"), *root.glob(f"{_REPLACED}*")]:
         shutil.rmtree(leftover)
+
+
+def remove(folder: Path) -> None:
+    """Remove a checkpoint: it is whole under its name, or gone."""
+    aside = folder.with_name(f"{_STAGING}old-{folder.name}")
+    os.rename(folder, aside)
+    shutil.rmtree(aside)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files in a folder, at any depth."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file's text durably: it has the old text or the new one, whenever the process dies."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file's content as `write_text` does."""
     staging = path.with_name(f".{path.name}.staging")
-    staging.write_text(text, encoding="utf-8")
-    _sync(staging)
+    staging.write_bytes(content)
+    sync(staging)
     os.replace(staging, path)
     sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
     """Make renames in `folder` durable."""
-    _sync(folder)
+    sync(folder)
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _step(folder: Path) -> int:
+    match = _NAME.fullmatch(folder.name)
+    assert match is not None, folder
+    return int(match[1])

@@ -15,13 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from dozan.chat.encode import Tokens
-from dozan.errors import InputError
 from dozan.model.gemma3 import Gemma3
 from dozan.train import passes
 from dozan.train.plan import Plan, Prepared
+from dozan.train.recover import LOWER
+from dozan.train.retry import GoBack
 from dozan.train.scale import LEAST
 from dozan.train.state import Trainee
 
+_GRADIENT = "the gradient of"
 MOST_SKIPPED = 3
 """Steps in a row that are not finite stop the run; fewer are skipped."""
 
@@ -58,14 +60,15 @@ def explain(trainee: Trainee, plan: Plan, prepared: Prepared, step: int, loss: f
     return Skipped(guilty, _place(trainee, shown, step, scale), None)
 
 
-def require_few_skipped(in_a_row: int, skipped: Skipped, rate: float) -> None:
-    """Raises InputError when the next step has little hope."""
+def require_few_skipped(in_a_row: int, skipped: Skipped, rate: float, step: int) -> None:
+    """Raises GoBack when the next step has little hope; `step` counts from 1."""
     if in_a_row >= MOST_SKIPPED:
-        raise InputError(
+        text = (
             f"the loss or its gradient was not finite in {in_a_row} steps in a row, last in rows "
             f"{', '.join(skipped.rows)}; {skipped.place}; no update was made from them. Look at these rows, or lower "
             f"train.learning_rate (now {rate:g})"
         )
+        raise GoBack(text, step, in_a_row, LOWER)
 
 
 @torch.no_grad()
@@ -86,11 +89,12 @@ def _place(trainee: Trainee, prepared: Prepared, step: int, scale: float | None)
         with _watched(trainee.model, found):
             for batch in prepared.batches:
                 loss = passes.op_by_op(trainee.passes)(batch, prepared.weight, step)
-                if not found and not torch.isfinite(loss):
-                    found.append("the logits")
+                if not torch.isfinite(loss) and (not found or found[0].startswith(_GRADIENT)):
+                    found.insert(0, "the logits")
                 if found:
                     break
-        found += [f"the gradient of {name}" for name, p in trainee.parameters if not _finite(p.grad)]
+        found += [f"{_GRADIENT} {name}" for name, p in trainee.parameters if not _finite(p.grad)]
+        found += [] if found else _overflowing_norm(trainee)
     finally:
         trainee.optimizer.zero_grad()
         if trainee.scale is not None and held is not None:
@@ -99,6 +103,15 @@ def _place(trainee: Trainee, prepared: Prepared, step: int, scale: float | None)
         return "found nowhere when computed again"
     limit = " (float16 ends at 65,504)" if trainee.model.dtype == torch.float16 else ""
     return f"it began in {found[0]}{limit}"
+
+
+def _overflowing_norm(trainee: Trainee) -> list[str]:
+    """Gradients that are finite, and so large that the sum of their squares is not."""
+    norms = [(float(p.grad.double().norm()), name) for name, p in trainee.parameters if p.grad is not None]
+    norm, largest = math.hypot(*(size for size, _ in norms)), max(norms, default=(0.0, ""))
+    if norm * norm <= torch.finfo(torch.float32).max:
+        return []
+    return [f"the norm of the gradients, {norm:.1e}, whose square is beyond float32; the largest is {largest[1]}'s"]
 
 
 @contextmanager
@@ -139,7 +152,7 @@ def _watchers(model: nn.Module, name: str, inputs: dict[str, Tensor], found: lis
 
     def watch_gradient(gradient: Tensor) -> None:
         if not found and not _finite(gradient):
-            found.append(f"the gradient of what {name} gives")
+            found.append(f"{_GRADIENT} what {name} gives")
 
     return before, after
 

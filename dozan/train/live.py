@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from dozan.redact import redact
+
 Event = dict[str, Any]
 OnEvent = Callable[[Event], None]
 
@@ -47,7 +49,7 @@ class PlainLines:
             if not self.is_due(event["step"]):
                 return
         for line in lines(event, self.plan, self.seconds):
-            self.write(line)
+            self.write(redact(line))
 
     def is_due(self, step: int) -> bool:
         """Whether this step is among those that are printed."""

@@ -7,37 +7,39 @@ the first forward: however a step is cut into micro-batches, it is the same. Eve
 
 from __future__ import annotations
 
-import math
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import Any, NoReturn
 
 from dozan.errors import InputError, Interrupted
 from dozan.kernels.precision import T4, determinism, emulated
 from dozan.model.gemma3 import Gemma3
-from dozan.pack import Batch
 from dozan.recipe import Recipe
 from dozan.rows.example import Example
 from dozan.train import passes
 from dozan.train import run as run_folder
-from dozan.train.health import explain, require_few_skipped
-from dozan.train.live import Event, OnEvent, memory_bytes, reporter
+from dozan.train.disk import stops_when_full
+from dozan.train.evaluation import evaluated, evaluation_loss
+from dozan.train.keeper import Keeper
+from dozan.train.live import Event, OnEvent, reporter
 from dozan.train.memory_choice import Adapt, fitted
 from dozan.train.memory_record import record_run
 from dozan.train.memory_run import rehearse, settle
-from dozan.train.plan import Plan, Prepared
+from dozan.train.mirror import fetch
+from dozan.train.plan import Plan
 from dozan.train.prepare import Base, Split, prepare, write_split
-from dozan.train.retry import PackTooLarge, Retry, describe, gradients, hopeless, make_room, resumed, smaller
+from dozan.train.recover import Recovery, go_back, slowed
+from dozan.train.retry import GoBack, PackTooLarge, Retry, describe, hopeless, make_room, resumed, smaller
 from dozan.train.scoring import Scorer, is_over, score_run, take_best
-from dozan.train.sentinels import watched
-from dozan.train.signals import StopRequest
-from dozan.train.state import Progress, Trainee, restore_state, save_final, save_state
+from dozan.train.sentinels import said_in, watched
+from dozan.train.signals import Stopped, StopRequest, leaving_at_once
+from dozan.train.state import Progress, Trainee, restore_state, save_final
+from dozan.train.step import Clock, Launched, StepResult, accumulate, finished, launch, optimiser_step
+from dozan.train.watchdog import Watchdog
+
+__all__ = ["StepResult", "TrainResult", "accumulate", "evaluation_loss", "fit", "optimiser_step", "train"]
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,6 @@ class TrainResult:
     oom_retries: int = 0
     best_step: int | None = None
     best_score: float | None = None
-
-
-class _Stopped(Exception):
-    """A signal arrived while a step was computed; its gradients are dropped."""
 
 
 def train(
@@ -86,275 +84,230 @@ def train(
     if precision not in ("auto", "t4"):
         raise InputError(f"precision {precision!r} is not known: 'auto' or 't4'")
     as_t4 = precision == "t4"
-    with emulated(T4 if as_t4 else None):
+    given = {"data": _path(data), "eval_data": _path(eval_data), "model": None if model is None else str(model),
+             "force": force, "precision": precision}  # fmt: skip
+    with emulated(T4 if as_t4 else None), leaving_at_once():
         job = prepare(data, model, recipe, [*overrides, *["train.dtype=float16"] * as_t4], eval_data, force, out)
+        asked = job.plan.recipe.train
+        brought = () if asked.mirror is None else fetch(Path(out), Path(asked.mirror), asked.keep_checkpoints)
         job = fitted(job, out, adapt)
         with reporter(on_event) as report:
-            for note in job.notes:
+            for note in (*brought, *job.notes):
                 report({"event": "note", "text": note})
             result = fit(
                 job.open_model(), job.plan, Path(out), job.base, report, resume, job.split, job.overridden, job.adapted,
-                job.scorer,
+                job.scorer, given, job.findings,
             )  # fmt: skip
             report({"event": "done", **asdict(result)})
             return result
 
 
+def _path(rows: str | Path | Sequence[Example] | None) -> str | None:
+    """Where rows are read from, as another folder would name it; None for rows in memory."""
+    if not isinstance(rows, str | Path):
+        return None
+    return str(Path(rows).absolute()) if Path(rows).exists() else str(rows)
+
+
 def fit(
     model: Gemma3, plan: Plan, out: Path, base: Base, report: OnEvent, resume: bool = True,
     split: Split | None = None, overridden: Mapping[str, int] | None = None, adapted: Sequence[str] = (),
-    scorer: Scorer | None = None,
+    scorer: Scorer | None = None, given: Mapping[str, Any] | None = None, findings: Mapping[str, Any] | None = None,
 ) -> TrainResult:  # fmt: skip
-    """Train an adapted model by a plan, in the run folder `out`; the rows of a `split` are kept there. overridden and
-    adapted are recorded; with a scorer the adapter that answers best is the run's."""
+    """Train an adapted model by a plan, in the run folder `out`; the rows of a `split` are kept there. overridden,
+    adapted, given (to `train`) and findings are recorded; with a scorer the adapter that answers best is the run's."""
     asked, before = plan.recipe, run_folder.read_run(out)
-    plan, found = settle(resumed(plan, before), model)
+    plan, found = settle(slowed(resumed(plan, before), before), model)
     trainee = Trainee.of(model, plan.recipe, base.name)
-    run = _describe_run(plan, base) | {"overridden": dict(overridden or {}), "adapted": list(adapted)}
+    run = _describe_run(plan, base) | {"overridden": dict(overridden or {}), "adapted": list(adapted), "given": given}
     run["memory"] = None if found is None else record_run(base.name, model.device, found)
-    run["oom_retries"] = [] if before is None else before.get("oom_retries", [])
-    if before is not None and not resume:
-        raise InputError(f"{out} holds a run already; choose another output folder, or let it resume")
+    run["findings"] = findings
+    for kind in ("oom_retries", "recoveries", "said"):
+        run[kind] = [] if before is None else before.get(kind, [])
     if before is not None:
+        if not resume:
+            raise InputError(f"{out} holds a run already; choose another output folder, or let it resume")
         run_folder.require_same(out, before["fingerprint"], run["fingerprint"])
-        if before["state"] == "done":
+        problem = before.get("recovered") or run_folder.adapter_problem(out, before)
+        if before["state"] == "done" and not problem:
             report({"event": "note", "text": f"{out} holds this very run, finished: nothing to do"})
             return TrainResult(**{**before["final"], "out": out})
-    with run_folder.locked(out), determinism(plan.recipe.train.deterministic):
+        report({"event": "note", "text": problem}) if problem else None
+    with stops_when_full(out), run_folder.locked(out), determinism(plan.recipe.train.deterministic):
         adapter_bytes = sum(p.numel() * p.element_size() for _, p in trainee.parameters)
         run_folder.require_space(out, adapter_bytes, plan.recipe.train.keep_checkpoints)
-        run_folder.write_run(out, run, asked)
+        record = _Record(out, run, asked, report)
+        record.write()
         if split is not None:
             write_split(out / "data", *split)
         start = restore_state(trainee, out, report)
+        record.run["said"] = said_in(out / run_folder.METRICS)
         if trainee.model.device.type == "cuda":
             report({"event": "note", "text": passes.engine(trainee.model, trainee.passes)})
         report(_plan_event(plan, trainee, start.step))
         rehearse(trainee, plan)
-
-        def retried(retry: Retry) -> None:
-            run["oom_retries"] = [*run["oom_retries"], asdict(retry)]
-            run_folder.write_run(out, run, asked)
-            report({"event": "note", "text": retry.text()})
-
-        with StopRequest() as stop:
-            progress = _loop(trainee, plan, out, start, report, stop, retried, scorer)
-        best = None if scorer is None else take_best(trainee, out)
-        final = TrainResult(
-            out, progress.step, progress.loss, progress.eval_loss, progress.tokens, progress.seconds, progress.skipped,
-            plan.warmup_steps, trainee.size, start.step if before is not None else None, len(run["oom_retries"]),
-            best, progress.best_score,
-        )  # fmt: skip
-        save_final(trainee, out)
-        run_folder.write_run(out, run | {"state": "done", "final": {**asdict(final), "out": str(out)}}, asked)
+        with StopRequest() as stop, Keeper(trainee, out, report, stop, start) as keeper:
+            with Watchdog(out, stop, 60 * plan.recipe.train.stall_minutes):
+                progress = _loop(_Course(trainee, plan, report, stop, keeper, scorer, record), start)
+            best = None if scorer is None else take_best(trainee, out)
+            final = TrainResult(
+                out, progress.step, progress.loss, progress.eval_loss, progress.tokens, progress.seconds,
+                progress.skipped + sum(each["skipped"] for each in run["recoveries"]), plan.warmup_steps, trainee.size,
+                start.step if before is not None else None, len(run["oom_retries"]), best, progress.best_score,
+            )  # fmt: skip
+            save_final(trainee, out)
+            record.write(state="done", final={**asdict(final), "out": str(out)})
+            keeper.finish()
     return final
 
 
-def _loop(
-    trainee: Trainee, plan: Plan, out: Path, progress: Progress, report: OnEvent, stop: StopRequest,
-    retried: Callable[[Retry], None], scorer: Scorer | None,
-) -> Progress:  # fmt: skip
-    step, prepared, clock = progress.step, plan.prepare(progress.step), _Clock()
-    saved, launched = step or -1, deque[_Launched]()
-    watch = watched(plan.steps, plan.warmup_steps, plan.recipe.train.learning_rate, out / "metrics.jsonl")
+@dataclass
+class _Record:
+    """run.json, written again when there is something to add."""
 
-    def told(event: Event, kind: str, notes: Sequence[str]) -> None:
-        run_folder.append_metrics(out / "metrics.jsonl", event)
-        for one in [{"event": kind, **event}, *({"event": "note", "text": text} for text in notes)]:
-            report(one)
+    out: Path
+    run: dict[str, Any]
+    asked: Recipe
+    report: OnEvent
 
-    def finish(left: int) -> Progress:
-        now = progress
-        while len(launched) > left:
-            now, event = _finished(trainee, plan, now, launched.popleft(), clock, report)
-            told(event, "step", watch.step(event))
-        return now
+    def write(self, **changes: object) -> None:
+        self.run.update(changes)
+        run_folder.write_run(self.out, self.run, self.asked)
 
-    while step < plan.steps:
+    def add(self, kind: str, what: Retry | Recovery) -> None:
+        """Keep what happened in the list of its kind, and tell it."""
+        self.write(**{kind: [*self.run[kind], asdict(what)]})
+        self.report({"event": "note", "text": what.text()})
+
+
+def _loop(course: _Course, progress: Progress) -> Progress:
+    """All steps; from the last good checkpoint again where a run cannot go on, as often as the recipe allows."""
+    while True:
         try:
-            launched.append(_launch(trainee, plan, step, prepared, stop))
-        except _Stopped:
-            _stop(trainee, out, finish(0), saved, stop)
-        except PackTooLarge as error:
-            progress = finish(0)
-            plan = _with_room(trainee, plan, out, progress, saved, error)
-            retried(describe(plan, trainee, error.batch, step))
-            prepared = replace(prepared, batches=plan.pack(prepared.rows))
-            continue
-        step += 1
-        # The next step's packs are made while a GPU computes this one.
-        prepared = plan.prepare(step)
-        last = step == plan.steps
-        evaluate = bool(plan.heldout) and (last or step % plan.eval_steps == 0)
-        save = last or step % plan.save_steps == 0
-        score = scorer is not None and (last or scorer.due(step, evaluate))
-        # A GPU is never waited for while it has nothing else to do.
-        progress = finish(0 if evaluate or score or save or stop.requested else trainee.ahead)
-        if evaluate:
-            progress, event = _evaluated(trainee.model, plan, progress)
-            told(event, "eval", watch.evaluated(event["eval/loss"]))
-        if scorer is not None and score:
-            progress, event, said = score_run(scorer, trainee, out, progress, plan.steps_per_epoch)
-            told(event, "score", [*watch.scored(event), *said])
-            if is_over(scorer, progress):
-                last = save = True
-        if save:
-            save_state(trainee, out, progress)
-            saved = step
-        if evaluate or score or save:
-            clock.restart()
-        if stop.requested and not last:
-            _stop(trainee, out, progress, saved, stop)
-        if last:
-            break
-    return progress
+            return course.run(progress)
+        except GoBack as error:
+            keeper, record = course.keeper, course.record
+            keeper.wait()
+            before = record.run["recoveries"]
+            course.plan, progress, back = go_back(course.trainee, course.plan, keeper.out, error, before, course.report)
+            keeper.forget(progress)
+            record.add("recoveries", back)
 
 
-class _Clock:
-    """Seconds from one step's end to the next, without what lies between steps."""
+@dataclass
+class _Course:
+    """What the loop needs and calls; the plan changes where memory does not do."""
 
-    def __init__(self) -> None:
-        self.restart()
+    trainee: Trainee
+    plan: Plan
+    report: OnEvent
+    stop: StopRequest
+    keeper: Keeper
+    scorer: Scorer | None
+    record: _Record
 
-    def restart(self) -> None:
-        self._begun = time.perf_counter()
+    def run(self, progress: Progress) -> Progress:
+        """The steps after those made already."""
+        trainee, stop, keeper, clock = self.trainee, self.stop, self.keeper, Clock()
+        step, prepared, launched = progress.step, self.plan.prepare(progress.step), deque[Launched]()
+        train, metrics = self.plan.recipe.train, keeper.out / run_folder.METRICS
+        self.watch = watched(self.plan.steps, self.plan.warmup_steps, train.learning_rate, metrics)
 
-    def lap(self) -> float:
-        before, self._begun = self._begun, time.perf_counter()
-        return self._begun - before
+        def finish(left: int) -> Progress:
+            now = progress
+            while len(launched) > left:
+                now, event = finished(trainee, self.plan, now, launched.popleft(), clock, self.report)
+                self._tell(event, "step", self.watch.step(event))
+            return now
 
+        while progress.owed or (step < self.plan.steps and not self._is_over(progress)):
+            if not progress.owed:
+                try:
+                    launched.append(launch(trainee, self.plan, step, prepared, stop))
+                except Stopped:
+                    _stop(keeper, finish(0), stop)
+                except PackTooLarge as error:
+                    progress = finish(0)
+                    self.plan = _with_room(trainee, self.plan, keeper, progress, error)
+                    self.record.add("oom_retries", describe(self.plan, trainee, error.batch, step))
+                    prepared = replace(prepared, batches=self.plan.pack(prepared.rows))
+                    continue
+                step += 1
+                # The next step's packs are made while a GPU computes this one.
+                prepared = self.plan.prepare(step)
+            last = step == self.plan.steps
+            evaluate, score = self._due(step, progress)
+            save = last or step % self.plan.save_steps == 0 or keeper.asked()
+            # A GPU is never waited for while it has nothing else to do.
+            progress = finish(0 if evaluate or score or save or stop.requested else trainee.ahead)
+            if evaluate or score:
+                progress = self._look(progress, evaluate, score)
+                save = save or last or self._is_over(progress)
+            progress = replace(progress, owed=False)
+            if save:
+                keeper.save(progress)
+            if evaluate or score or save:
+                clock.restart()
+            keeper.poll()
+            if stop.requested and not last and not self._is_over(progress):
+                _stop(keeper, progress, stop)
+        return progress
 
-@dataclass(frozen=True)
-class _Launched:
-    """A step that a GPU may still be computing."""
+    def _due(self, step: int, progress: Progress) -> tuple[bool, bool]:
+        """Whether to measure the loss after a step, and whether to score; what was measured before a stop is not
+        measured again."""
+        last = step == self.plan.steps
+        evaluate = bool(self.plan.heldout) and (last or step % self.plan.eval_steps == 0)
+        score = self.scorer is not None and (last or self.scorer.due(step, evaluate))
+        return evaluate and progress.eval_step != step, score
 
-    step: int
-    prepared: Prepared
-    rate: float
-    result: StepResult
+    def _look(self, progress: Progress, evaluate: bool, score: bool) -> Progress:
+        """Measure the loss, and score; a stop meanwhile leaves the rest to the run that goes on from there."""
+        try:
+            if evaluate:
+                progress, event = evaluated(self.trainee.model, self.plan, progress, self.stop)
+                self._tell(event, "eval", self.watch.evaluated(event["eval/loss"]))
+            if score and self.scorer is not None:
+                progress, event, said = score_run(
+                    self.scorer, self.trainee, self.keeper.out, progress, self.plan.steps_per_epoch, self.stop.check
+                )
+                self._tell(event, "score", [*self.watch.scored(event), *said])
+        except Stopped:
+            _stop(self.keeper, replace(progress, owed=True), self.stop)
+        return progress
 
+    def _is_over(self, progress: Progress) -> bool:
+        return self.scorer is not None and is_over(self.scorer, progress)
 
-def _launch(trainee: Trainee, plan: Plan, step: int, prepared: Prepared, stop: StopRequest) -> _Launched:
-    rate = plan.learning_rate(step)
-    return _Launched(step, prepared, rate, optimiser_step(trainee, prepared, rate, step, stop))
-
-
-def _finished(
-    trainee: Trainee, plan: Plan, progress: Progress, launched: _Launched, clock: _Clock, report: OnEvent
-) -> tuple[Progress, Event]:
-    """Wait for a step; where the run stands after it, and its event."""
-    step, rows, (loss, norm, finite) = launched.step, launched.prepared.rows, launched.result.read()
-    scale, in_a_row = launched.result.scale, 0
-    if not finite:
-        skipped = explain(trainee, plan, launched.prepared, step, loss, scale)
-        report({"event": "note", "text": skipped.text(step + 1)})
-        in_a_row = progress.skipped_in_a_row + (skipped.scale is None)
-        require_few_skipped(in_a_row, skipped, launched.rate)
-    seconds, tokens = clock.lap(), sum(len(row.ids) for row in rows)
-    progress = replace(
-        progress, step=step + 1, tokens=progress.tokens + tokens, seconds=progress.seconds + seconds,
-        loss=loss if finite else progress.loss, skipped=progress.skipped + (not finite),
-        skipped_in_a_row=in_a_row,
-    )  # fmt: skip
-    event: Event = {
-        "step": step + 1, "epoch": round((step + 1) / plan.steps_per_epoch, 6), "train/loss": loss,
-        "train/grad_norm": norm, "train/learning_rate": launched.rate, "train/tokens": tokens,
-        "train/seconds": round(seconds, 6), "train/tokens_per_second": round(tokens / seconds, 1),
-        "train/memory_bytes": memory_bytes(), **({} if scale is None else {"train/loss_scale": scale}),
-    }  # fmt: skip
-    return progress, event if finite else {**event, "train/skipped": True}
-
-
-class StepResult:
-    """A step's loss and gradient norm before clipping, and in float16 the loss scale that it was computed with.
-
-    A GPU may still be computing them: they are copied to the host behind it, so that reading them waits for this step
-    and not for one launched after it.
-    """
-
-    def __init__(self, loss: Tensor, norm: Tensor, scale: Tensor | None) -> None:
-        values = torch.stack([value.float() for value in (loss, norm, scale) if value is not None])
-        self._event = torch.cuda.Event() if values.is_cuda else None
-        self._values = values
-        if self._event is not None:
-            self._values = torch.empty(values.shape, pin_memory=True).copy_(values, non_blocking=True)
-            self._event.record()
-
-    def read(self) -> tuple[float, float, bool]:
-        """Waits for them: loss, norm, and whether both are finite; if not, nothing was updated."""
-        if self._event is not None:
-            self._event.synchronize()
-        loss, norm = self._values[:2].tolist()
-        return loss, norm, math.isfinite(loss) and math.isfinite(norm)
-
-    @property
-    def scale(self) -> float | None:
-        """The loss scale of the step; to be read after the rest."""
-        return float(self._values[2]) if len(self._values) == 3 else None
-
-
-def optimiser_step(
-    trainee: Trainee, prepared: Prepared, rate: float, step: int = 0, stop: StopRequest | None = None
-) -> StepResult:
-    """Compute the gradients of a step's packs and update the adapter, unless loss or norm is not finite."""
-    loss = accumulate(trainee, prepared, step, stop)
-    scale = None if trainee.scale is None else trainee.scale.value.clone()
-    return StepResult(loss, trainee.update(loss, rate), scale)
-
-
-def accumulate(trainee: Trainee, prepared: Prepared, step: int, stop: StopRequest | None = None) -> Tensor:
-    """Add the gradients of the packs to the adapter; the step's loss, an fp32 scalar.
-
-    Raises PackTooLarge when memory does not do; those of earlier packs are there then.
-    """
-    loss = torch.zeros((), device=trainee.model.device)
-    trainee.model.train()
-    for batch in prepared.batches:
-        loss += gradients(trainee, batch, prepared.weight, step)
-        if stop is not None and stop.requested:
-            trainee.optimizer.zero_grad()
-            raise _Stopped
-    return loss
+    def _tell(self, event: Event, kind: str, notes: Sequence[str]) -> None:
+        metrics = self.keeper.out / run_folder.METRICS
+        run_folder.append_metrics(metrics, {**event, "said": list(notes)} if notes else event)
+        if notes:
+            self.record.write(said=said_in(metrics))
+        for one in [{"event": kind, **event}, *({"event": "note", "text": text} for text in notes)]:
+            self.report(one)
 
 
-@torch.no_grad()
-def evaluation_loss(model: Gemma3, batches: Iterable[Batch]) -> float:
-    """The weighted mean loss over all supervised tokens of the batches, without dropout."""
-    model.eval()
-    found = ((float(batch.weight.double().sum()), float(passes.batch_loss(model, batch))) for batch in batches)
-    weights, losses = zip(*found, strict=True)
-    return sum(losses) / sum(weights)
-
-
-def _evaluated(model: Gemma3, plan: Plan, progress: Progress) -> tuple[Progress, Event]:
-    begun = time.perf_counter()
-    loss = evaluation_loss(model, plan.heldout_packs())
-    seconds = round(time.perf_counter() - begun, 6)
-    epoch = round(progress.step / plan.steps_per_epoch, 6)
-    event: Event = {"step": progress.step, "epoch": epoch, "eval/loss": loss, "eval/seconds": seconds}
-    return replace(progress, eval_loss=loss), event
-
-
-def _with_room(
-    trainee: Trainee, plan: Plan, out: Path, progress: Progress, saved: int, error: PackTooLarge
-) -> Plan:  # fmt: skip
+def _with_room(trainee: Trainee, plan: Plan, keeper: Keeper, progress: Progress, error: PackTooLarge) -> Plan:
     """The plan with which the step is tried again, everything made ready for it. Raises InputError, after the last
     good step was saved, when a row alone is too large."""
     room = smaller(plan, trainee, error.batch)
     make_room(trainee, room or plan)
     if room is not None:
         return room
-    if progress.step > saved:
-        save_state(trainee, out, progress)
-    raise InputError(f"{hopeless(trainee, error.batch, error)}. Stopped after step {progress.step}, saved in {out}")
+    saved = _saved(keeper, progress)
+    raise InputError(f"{hopeless(trainee, error.batch, error)}. Stopped after {saved}")
 
 
-def _stop(trainee: Trainee, out: Path, progress: Progress, saved: int, stop: StopRequest) -> None:
-    if progress.step > saved:
-        save_state(trainee, out, progress)
-    raise Interrupted(
-        f"{stop.requested}: stopped after step {progress.step}, saved in {out}; the same command goes on from there"
-    )
+def _stop(keeper: Keeper, progress: Progress, stop: StopRequest) -> NoReturn:
+    asked = stop.requested
+    raise Interrupted(f"{asked}: stopped after {_saved(keeper, progress)}; the same command goes on from there")
+
+
+def _saved(keeper: Keeper, progress: Progress) -> str:
+    keeper.save(progress)
+    keeper.wait()
+    return f"step {progress.step}, saved in {keeper.out}"
 
 
 def _describe_run(plan: Plan, base: Base) -> dict[str, Any]:

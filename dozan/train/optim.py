@@ -7,7 +7,7 @@ tensor for each parameter.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -100,13 +100,13 @@ class AdamW:
         if gradients:
             torch._foreach_zero_(gradients)
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self, copied: Callable[[Tensor], Tensor] = Tensor.cpu) -> dict[str, Tensor]:
         """The state by name, on the CPU: `{name}.exp_avg`, `{name}.exp_avg_sq` (in 8 bits codes, with `…_scale` beside
-        them) and `{name}.step`; empty before the first update."""
+        them) and `{name}.step`; empty before the first update. copied: how a tensor comes to the host."""
         updates = self.updates.cpu()
         if not float(updates):
             return {}
-        held = {key: tensor.cpu() for key, tensor in self._moments().items()}
+        held = {key: copied(tensor) for key, tensor in self._moments().items()}
         return held | {f"{name}.{_STEP}": updates.clone() for name, _ in self.parameters}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:

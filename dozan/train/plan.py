@@ -70,6 +70,8 @@ class Plan:
     notes: tuple[str, ...]
     most_tokens: int | None = None
     """What packs are held to, below the recipe's `pack_tokens`, after memory did not do for larger ones."""
+    rate_factor: float = 1.0
+    """Of every rate, after steps that were not finite (`train.recover`)."""
 
     @cached_property
     def tokens(self) -> int:
@@ -111,7 +113,7 @@ class Plan:
 
     def learning_rate(self, step: int) -> float:
         """The rate of optimiser step `step`."""
-        return learning_rate(step, self.steps, self.warmup_steps, self.recipe.train)
+        return self.rate_factor * learning_rate(step, self.steps, self.warmup_steps, self.recipe.train)
 
     def prepare(self, step: int) -> Prepared:
         """The rows and packs of optimiser step `step`; none of a step after the last."""

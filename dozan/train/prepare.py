@@ -63,6 +63,7 @@ class Job:
 
     split: what was split here, if any. overridden: errors of the checks that were passed over, by rule, with how many.
     adapted: settings that were changed so that it fits, as `--set` takes them. scorer: of answers while it trains.
+    findings: what the row rules found, as `check.rules.Checked.to_dict` has it.
     """
 
     plan: Plan
@@ -74,6 +75,7 @@ class Job:
     compiling: Sequence[Future[None]]
     adapted: tuple[str, ...] = ()
     scorer: Scorer | None = None
+    findings: Mapping[str, Json] | None = None
 
     def open_model(self) -> Gemma3:
         """The base with a fresh adapter, on the device that trains it."""
@@ -111,7 +113,7 @@ def prepare(
     config = read_config(folder)
     compiling = compile_kernels(chosen, config)
     chat = detect_chat(tokenizer) if chosen.chat == "auto" else chat_format(chosen.chat)
-    arrangement = Arrangement(chosen.data.tool_order, chosen.data.now)
+    arrangement = Arrangement(chosen.data.tool_order, chosen.data.now, chosen.data.target)
     said: list[str] = []
     rows = gather_rows(data, eval_data, chosen.data.holdout, chosen.train.seed, said.append)
     limit = min(chosen.data.max_tokens, config.max_position_embeddings)
@@ -130,7 +132,8 @@ def prepare(
     scorer = scorer_of(encoded.scored, tokenizer, arranged(chat, arrangement), folder, chosen.score)
     if chosen.score.rows and scorer is None:
         notes.append(f"score.rows = {chosen.score.rows}, but no row is held out: nothing is scored while training")
-    return Job(plan, base, folder, split, tuple(notes), overridden, compiling, scorer=scorer)
+    findings = encoded.checked.to_dict()
+    return Job(plan, base, folder, split, tuple(notes), overridden, compiling, scorer=scorer, findings=findings)
 
 
 def training_device() -> torch.device:
@@ -184,6 +187,9 @@ def _arrangement_notes(arrangement: Arrangement, before: Arrangement, encoded: E
     if arrangement.now != "as_given":
         notes.append(f"data.now = {arrangement.now}: the date of {encoded.moved_dates} of {rows} rows moves behind "
                      "their tools; who asks the model must put it there")  # fmt: skip
+    if arrangement.target != "transformers":
+        notes.append(f"data.target = {arrangement.target}: rows are trained in the bytes of that runtime, and asked in "
+                     "them wherever dozan asks; another runtime shows the model other bytes")  # fmt: skip
     return notes
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dozan.errors import InputError
 from dozan.pack import Batch
 from dozan.train.memory_run import dial_of, with_dial
 from dozan.train.passes import make_passes
@@ -30,6 +31,15 @@ class PackTooLarge(torch.OutOfMemoryError):
     def __init__(self, batch: Batch, text: str) -> None:
         super().__init__(text)
         self.batch = batch
+
+
+class GoBack(InputError):
+    """Step `step` (from 1) cannot be gone on from. skipped: steps that were skipped for it. factor: of the rate with
+    which to try again from the last good checkpoint."""
+
+    def __init__(self, text: str, step: int, skipped: int, factor: float) -> None:
+        super().__init__(text)
+        self.step, self.skipped, self.factor = step, skipped, factor
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,23 @@ def gradients(trainee: Trainee, batch: Batch, total: float, step: int) -> Tensor
     raise PackTooLarge(batch, text)
 
 
+def updated(trainee: Trainee, loss: Tensor, rate: float, batches: Sequence[Batch], step: int) -> Tensor:
+    """Update from the gradients of a step (from 0); their norm. Raises PackTooLarge for the longest pack when memory
+    does not do before anything was changed, and GoBack when it ends amid the update."""
+    before = trainee.optimizer.updates.clone()
+    try:
+        return trainee.update(loss, rate)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        text = str(error).strip().splitlines()[0]
+    if not torch.equal(before, trainee.optimizer.updates):
+        said = (f"step {step + 1}: out of memory amid the update of the adapter ({text}), and no checkpoint to go back "
+                "to; free memory that other processes hold, and run the same command again")  # fmt: skip
+        raise GoBack(said, step + 1, 0, 1.0)
+    raise PackTooLarge(max(batches, key=len), text)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocator said so, or the driver where a graph or a kernel is loaded; or what it interrupted failed
     for it, as the end of a capture does."""
@@ -97,6 +124,7 @@ def make_room(trainee: Trainee, plan: Plan) -> None:
         torch.cuda.synchronize(device)
     trainee.optimizer.zero_grad()
     trainee.passes = make_passes(trainee.model, plan.recipe, trainee.scale)
+    trainee.renew_update()
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

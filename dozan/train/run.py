@@ -19,43 +19,88 @@ from typing import Any
 from dozan.chat.encode import Tokens
 from dozan.errors import InputError
 from dozan.recipe import Recipe, dump
-from dozan.train.checkpoint import sha256, write_text
+from dozan.redact import redact
+from dozan.train.checkpoint import MANIFEST, newest_valid, sha256, verify, write_text
+from dozan.train.disk import DiskFull, stops_well
 from dozan.train.store import TokenStore, row_text, weight_runs
 
-MAY_CHANGE = ("save_steps", "log_steps", "eval_steps", "keep_checkpoints", "recompute", "offload")
+MAY_CHANGE = ("save_steps", "log_steps", "eval_steps", "keep_checkpoints", "recompute", "offload", "mirror",
+              "stall_minutes", "recoveries")  # fmt: skip
 """Settings of `train` that a resumed run may have otherwise: they change no weight."""
 
+RUN, METRICS, RECORD = "run.json", "metrics.jsonl", "record.json"
+"""The run's record, its figures, and the record's copy in a checkpoint."""
+
 _LOCK = ".lock"
+_GO_ON = "free some space, then run the same command again to go on from the newest checkpoint"
 _BYTES_FREE = 50 * 2**20
 
 
 def read_run(out: Path) -> dict[str, Any] | None:
-    """run.json of a run folder, None for a folder that is absent or empty.
+    """run.json of a run folder, None for a folder that is absent or empty. One that is missing or damaged is taken from
+    the newest valid checkpoint, and `recovered` says why.
 
-    Raises InputError for a folder that holds something else, or a run.json that cannot be read.
+    Raises InputError for a folder that holds something else, or when no checkpoint has it either.
     """
     if not out.exists():
         return None
     if not out.is_dir():
         raise InputError(f"{out} is a file; choose another output folder")
-    path = out / "run.json"
-    if not path.is_file():
-        if any(not entry.name.startswith(".") for entry in out.iterdir()):
-            raise InputError(f"{out} holds something that is not a run; choose another output folder, or empty it")
+    path = out / RUN
+    if path.is_file():
+        run, problem = _checked(path.read_bytes())
+    elif any(not entry.name.startswith(".") for entry in out.iterdir()):
+        run, problem = None, "is missing"
+    else:
         return None
+    if run is not None:
+        return run
+    found = newest_valid(out / "checkpoints", lambda folder: (folder / RECORD).is_file())
+    kept = None if found.folder is None else _checked((found.folder / RECORD).read_bytes())[0]
+    if kept is not None:
+        return {**kept, "recovered": f"{RUN} {problem}: taken from step-{found.step:06d}"}
+    if not path.is_file():
+        raise InputError(f"{out} holds something that is not a run; choose another output folder, or empty it")
+    raise InputError(f"{path} {problem}; choose another output folder, or remove {out}")
+
+
+def adapter_problem(out: Path, run: Mapping[str, Any]) -> str | None:
+    """What is wrong with the adapter of a finished run, and what is done about it; None when all is well."""
+    folder = out / "adapter"
+    if run["state"] != "done":
+        return None
+    problems = ["it is missing"] if not folder.is_dir() else verify(folder) if (folder / MANIFEST).is_file() else []
+    return f"{folder} is damaged: {'; '.join(problems)}; written anew from the newest checkpoint" if problems else None
+
+
+def _checked(content: bytes) -> tuple[dict[str, Any] | None, str]:
+    """The record that a run.json holds, or what is wrong with it."""
     try:
-        run = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise InputError(f"{path} is not readable ({error}); choose another output folder, or remove {out}") from None
+        run = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        return None, f"is not readable ({error})"
     if not isinstance(run, dict) or "fingerprint" not in run:
-        raise InputError(f"{path} was not written by a training run; choose another output folder")
-    return run
+        return None, "was not written by a training run"
+    if "sha256" in run and run["sha256"] != _digest(run):
+        return None, "is damaged: it has other bytes than were written"
+    return run, ""
+
+
+def _digest(run: Mapping[str, Any]) -> str:
+    plain = {key: value for key, value in run.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def write_run(out: Path, run: Mapping[str, Any], recipe: Recipe) -> None:
     """Write run.json and recipe.yaml, each whole or not at all; run.json first, by which a killed run is known."""
-    write_text(out / "run.json", json.dumps(run, ensure_ascii=False, indent=1))
-    write_text(out / "recipe.yaml", dump(recipe))
+    plain = {key: value for key, value in run.items() if key != "recovered"}
+    kept = json.loads(redact(json.dumps(plain, ensure_ascii=False)))
+    text = json.dumps({**kept, "sha256": _digest(kept)}, ensure_ascii=False, indent=1)
+    with stops_well(out, _GO_ON):
+        write_text(out / RUN, text)
+        settings, path = redact(dump(recipe)), out / "recipe.yaml"
+        if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != settings:
+            write_text(path, settings)
 
 
 @contextmanager
@@ -136,16 +181,17 @@ def keep_metrics(path: Path, step: int) -> None:
 def append_metrics(path: Path, record: Mapping[str, Any]) -> None:
     """Add one line; a figure that is not finite is written as null, as JSON has it."""
     plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-    with path.open("a", encoding="utf-8") as file:
+    with stops_well(path, _GO_ON), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(plain, ensure_ascii=False) + "\n")
 
 
 def require_space(out: Path, adapter_bytes: int, keep: int) -> None:
-    """Raise InputError unless the disk has room for the checkpoints (adapter and two moments each) and the adapter."""
-    needed = (keep + 1) * 3 * adapter_bytes + adapter_bytes + _BYTES_FREE
+    """Raise DiskFull unless the disk has room for the checkpoints (adapter and two moments each), the best and the one
+    being written among them, and for the adapter."""
+    needed = (keep + 2) * 3 * adapter_bytes + adapter_bytes + _BYTES_FREE
     free = shutil.disk_usage(out).free
     if free < needed:
-        raise InputError(
+        raise DiskFull(
             f"{out}: {free / 2**20:.0f} MiB are free and the run needs {needed / 2**20:.0f} MiB; "
             "free some space, choose another disk, or lower train.keep_checkpoints"
         )

@@ -6,7 +6,7 @@ The loss says how sure a model is of the right tokens, not whether its calls are
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,21 +46,23 @@ class Scorer:
         return evaluate if self.recipe.steps is None else step % self.recipe.steps == 0
 
     @torch.no_grad()
-    def __call__(self, model: Gemma3) -> tuple[Scores, float]:
-        """The scores, and the share of answers that were cut off at the most tokens."""
+    def __call__(self, model: Gemma3, alive: Callable[[], None] = lambda: None) -> tuple[Scores, float]:
+        """The scores, and the share of answers that were cut off at the most tokens. alive: called as answers end."""
         bundle = Bundle(model.eval(), model.config, self.tokenizer, self.chat, self.base_folder, None)
         prompts = [encode_prompt(example, self.chat, self.tokenizer) for example in self.examples]
-        answers = generate(bundle, prompts, self.recipe.max_new_tokens)
+        answers = generate(bundle, prompts, self.recipe.max_new_tokens, lambda done, rows: alive())
         unended = sum(len(ids) >= self.recipe.max_new_tokens for ids in answers) / len(answers)
         return score_rows(self.examples, [self.tokenizer.decode(ids) for ids in answers], self.chat), unended
 
 
 def score_run(
-    scorer: Scorer, trainee: Trainee, out: Path, progress: Progress, steps_per_epoch: int
-) -> tuple[Progress, Event, list[str]]:
-    """Score the model and keep its adapter in `out/best` if none was better; the event, and what is to be said."""
+    scorer: Scorer, trainee: Trainee, out: Path, progress: Progress, steps_per_epoch: int,
+    alive: Callable[[], None] = lambda: None,
+) -> tuple[Progress, Event, list[str]]:  # fmt: skip
+    """Score the model and keep its adapter in `out/best` if none was better; the event, and what is to be said. What
+    `alive` raises as answers end comes through."""
     begun = time.perf_counter()
-    scores, unended = scorer(trainee.model)
+    scores, unended = scorer(trainee.model, alive)
     figures = scores.summary()
     by = scorer.recipe.by
     value = float((figures["graded"]["f1"] if by == "graded_f1" else figures[by]) or 0.0)

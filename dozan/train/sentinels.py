@@ -1,4 +1,7 @@
-"""What the figures of a run say about it, in words: each is said once, when it is first seen."""
+"""What the figures of a run say about it, in words: each is said once, when it is first seen.
+
+The words stand in the run's metrics, as `said` of the line that gave reason to them, and in run.json.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,14 @@ def watched(steps: int, warmup: int, rate: float, metrics: Path) -> Sentinels:
         for line in metrics.read_text(encoding="utf-8").splitlines():
             found.replay(json.loads(line))
     return found
+
+
+def said_in(metrics: Path) -> list[dict[str, Any]]:
+    """What was said in a run by its metrics, each with its step; nothing where there are none."""
+    if not metrics.is_file():
+        return []
+    lines = [line for line in metrics.read_text(encoding="utf-8").splitlines() if '"said"' in line]
+    return [{"step": line["step"], "text": text} for line in map(json.loads, lines) for text in line["said"]]
 
 
 class Sentinels:

@@ -1,26 +1,40 @@
-"""Stopping well: the first SIGINT or SIGTERM asks the loop to save and stop, the second ends the process at once."""
+"""Stopping and saving when asked: the first SIGINT or SIGTERM has the loop save and stop, the second ends the process
+at once; SIGUSR1 has it save and go on."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
+
+from dozan.errors import Interrupted
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_Item = TypeVar("_Item")
+
+
+class Stopped(Exception):
+    """A stop was asked for in the midst of a step, an evaluation or a scoring; what it has computed is dropped."""
 
 
 class StopRequest:
-    """A context in which `requested` names the signal that arrived, else None; only the main thread hears any."""
+    """A context in which `requested` names what asked for a stop, else None, and `save` says whether a checkpoint was
+    asked for; only the main thread hears signals. `beat` is called at each sign of life."""
 
     def __init__(self) -> None:
         self.requested: str | None = None
+        self.save = False
+        self.beat: Callable[[], None] = lambda: None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+            self._before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._ask)
         return self
 
     def __exit__(
@@ -29,7 +43,43 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def check(self) -> None:
+        """A sign of life. Raises Stopped when a stop was asked for."""
+        self.beat()
+        if self.requested is not None:
+            raise Stopped
+
+    def through(self, items: Iterable[_Item]) -> Iterator[_Item]:
+        """The items, with a `check` before each."""
+        for item in items:
+            self.check()
+            yield item
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested is not None:
             os._exit(128 + number)
         self.requested = signal.Signals(number).name
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.save = True
+
+
+@contextmanager
+def leaving_at_once() -> Iterator[None]:
+    """Within it SIGINT and SIGTERM raise Interrupted: for what comes before the first step and after the last, when
+    every file is written whole or not at all and the same command does again what is missing."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        for each in _SIGNALS:
+            signal.signal(each, lambda number, frame: os._exit(128 + number))
+        raise Interrupted(f"{signal.Signals(number).name}: stopped between steps; the same command goes on from there")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, leave) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,91 @@
+"""Folders whose every byte can be checked: a manifest of sizes and SHA-256, written last, and compared before use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from dozan.errors import InputError
+
+MANIFEST = "manifest.json"
+_CHUNK = 2**20
+
+
+def seal(folder: Path) -> None:
+    """Sync every file of `folder` and write the manifest of their sizes and hashes."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
+    manifest = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
+    (folder / MANIFEST).write_text(_text(manifest), encoding="utf-8")
+    for path in [*files, folder / MANIFEST]:
+        sync(path)
+    sync(folder)
+
+
+def verify(folder: Path) -> list[str]:
+    """What is wrong with a sealed folder, one line each; empty when every byte is as written."""
+    return _compared(folder, strict=True)
+
+
+def require_intact(folder: Path) -> None:
+    """Raises InputError when a file that the folder's manifest names is not as written; a folder without a manifest,
+    or with files beside those, is accepted."""
+    if not (folder / MANIFEST).is_file():
+        return
+    problems = _compared(folder, strict=False)
+    if problems:
+        raise InputError(f"{folder} is damaged: {'; '.join(problems)}; copy it again, or take one of the run's "
+                         "checkpoints/")  # fmt: skip
+
+
+def _compared(folder: Path, strict: bool) -> list[str]:
+    try:
+        content = (folder / MANIFEST).read_bytes()
+        manifest = json.loads(content)
+        expected = {str(name): (entry["bytes"], entry["sha256"]) for name, entry in manifest.items()}
+    except FileNotFoundError:
+        return [f"{MANIFEST} is missing"]
+    except (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError):
+        return [f"{MANIFEST} is not readable"]
+    if content.decode("utf-8", "replace") != _text(manifest):
+        return [f"{MANIFEST} has other bytes than were written"]
+    present = {path.name for path in folder.iterdir()} - {MANIFEST}
+    extra = sorted(present - set(expected)) if strict else []
+    problems = [f"{name} is not in the manifest" for name in extra]
+    for name, (size, digest) in sorted(expected.items()):
+        problem = f"{name} is missing" if name not in present else _problem(folder / name, size, digest)
+        problems += [problem] if problem else []
+    return problems
+
+
+def _problem(path: Path, size: object, digest: object) -> str | None:
+    try:
+        found = path.stat().st_size
+        if found != size:
+            return f"{path.name} has {found} bytes instead of {size}"
+        return None if sha256(path) == digest else f"{path.name} has other bytes than were written"
+    except OSError as error:
+        return f"{path.name} cannot be read ({error.strerror})"
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Make a file's bytes, or the renames in a folder, durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _text(manifest: object) -> str:
+    return json.dumps(manifest, indent=1)

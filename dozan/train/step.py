@@ -1,0 +1,127 @@
+"""A step: its gradients, the update, what came of it, and what is told of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dozan.train.health import explain, require_few_skipped
+from dozan.train.live import Event, OnEvent, memory_bytes
+from dozan.train.plan import Plan, Prepared
+from dozan.train.retry import gradients, updated
+from dozan.train.signals import Stopped, StopRequest
+from dozan.train.state import Progress, Trainee
+
+
+class Clock:
+    """Seconds from one step's end to the next, without what lies between steps."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        self._begun = time.perf_counter()
+
+    def lap(self) -> float:
+        before, self._begun = self._begun, time.perf_counter()
+        return self._begun - before
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A step that a GPU may still be computing."""
+
+    step: int
+    prepared: Prepared
+    rate: float
+    result: StepResult
+
+
+def launch(trainee: Trainee, plan: Plan, step: int, prepared: Prepared, stop: StopRequest) -> Launched:
+    rate = plan.learning_rate(step)
+    return Launched(step, prepared, rate, optimiser_step(trainee, prepared, rate, step, stop))
+
+
+def finished(
+    trainee: Trainee, plan: Plan, progress: Progress, launched: Launched, clock: Clock, report: OnEvent
+) -> tuple[Progress, Event]:
+    """Wait for a step; where the run stands after it, and its event."""
+    step, rows, (loss, norm, finite) = launched.step, launched.prepared.rows, launched.result.read()
+    scale, in_a_row = launched.result.scale, 0
+    if not finite:
+        skipped = explain(trainee, plan, launched.prepared, step, loss, scale)
+        report({"event": "note", "text": skipped.text(step + 1)})
+        in_a_row = progress.skipped_in_a_row + (skipped.scale is None)
+        require_few_skipped(in_a_row, skipped, launched.rate, step + 1)
+    seconds, tokens = clock.lap(), sum(len(row.ids) for row in rows)
+    progress = replace(
+        progress, step=step + 1, tokens=progress.tokens + tokens, seconds=progress.seconds + seconds,
+        loss=loss if finite else progress.loss, skipped=progress.skipped + (not finite),
+        skipped_in_a_row=in_a_row,
+    )  # fmt: skip
+    event: Event = {
+        "step": step + 1, "epoch": round((step + 1) / plan.steps_per_epoch, 6), "train/loss": loss,
+        "train/grad_norm": norm, "train/learning_rate": launched.rate, "train/tokens": tokens,
+        "train/seconds": round(seconds, 6), "train/tokens_per_second": round(tokens / seconds, 1),
+        "train/memory_bytes": memory_bytes(), **({} if scale is None else {"train/loss_scale": scale}),
+    }  # fmt: skip
+    return progress, event if finite else {**event, "train/skipped": True}
+
+
+class StepResult:
+    """A step's loss and gradient norm before clipping, and in float16 the loss scale that it was computed with.
+
+    A GPU may still be computing them: they are copied to the host behind it, so that reading them waits for this step
+    and not for one launched after it.
+    """
+
+    def __init__(self, loss: Tensor, norm: Tensor, scale: Tensor | None) -> None:
+        values = torch.stack([value.float() for value in (loss, norm, scale) if value is not None])
+        self._event = torch.cuda.Event() if values.is_cuda else None
+        self._values = values
+        if self._event is not None:
+            self._values = torch.empty(values.shape, pin_memory=True).copy_(values, non_blocking=True)
+            self._event.record()
+
+    def read(self) -> tuple[float, float, bool]:
+        """Waits for them: loss, norm, and whether both are finite; if not, nothing was updated."""
+        if self._event is not None:
+            self._event.synchronize()
+        loss, norm = self._values[:2].tolist()
+        return loss, norm, math.isfinite(loss) and math.isfinite(norm)
+
+    @property
+    def scale(self) -> float | None:
+        """The loss scale of the step; to be read after the rest."""
+        return float(self._values[2]) if len(self._values) == 3 else None
+
+
+def optimiser_step(
+    trainee: Trainee, prepared: Prepared, rate: float, step: int = 0, stop: StopRequest | None = None
+) -> StepResult:
+    """Compute the gradients of a step's packs and update the adapter, unless loss or norm is not finite."""
+    loss = accumulate(trainee, prepared, step, stop)
+    scale = None if trainee.scale is None else trainee.scale.value.clone()
+    return StepResult(loss, updated(trainee, loss, rate, prepared.batches, step), scale)
+
+
+def accumulate(trainee: Trainee, prepared: Prepared, step: int, stop: StopRequest | None = None) -> Tensor:
+    """Add the gradients of the packs to the adapter; the step's loss, an fp32 scalar.
+
+    Raises PackTooLarge when memory does not do; those of earlier packs are there then.
+    """
+    loss = torch.zeros((), device=trainee.model.device)
+    trainee.model.train()
+    for batch in prepared.batches:
+        loss += gradients(trainee, batch, prepared.weight, step)
+        if stop is not None:
+            try:
+                stop.check()
+            except Stopped:
+                trainee.optimizer.zero_grad()
+                raise
+    return loss
