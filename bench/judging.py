@@ -1,7 +1,7 @@
 """`python -m bench.judging --out FILE`: how long a thousand rows take to be scored, and what a grammar costs.
 
-A model of the 270M shape with random weights computes everything, but each of its answers is the same call: its logits
-are topped up along that script, the longest answer of the test rows. `--refused` tokens of a thousand are topped up
+A model of the 270M shape with random weights computes everything, but what it answers are the test rows' own answers:
+its logits are topped up along these scripts, one a place in the batch. `--refused` tokens of a thousand are topped up
 to one that no grammar allows. Scoring is timed from a file of rows to all figures, in a process that has warmed up.
 The grammar's cost is that of decoding: free and held to the rows' tools in turn, each shape captured before.
 `--model` measures a real model's decoding too. The exit status is 1 when scoring takes 10 s, or decoding with a grammar
@@ -47,7 +47,8 @@ _WANTED, _BARRED = 1e3, 1e4
 
 
 class Scripted(Gemma3):
-    """A model whose answers are all `script` int64 [N]; rows of `barred` bool [B, N] would say `refused` there."""
+    """A model whose row b of a batch answers `script` int64 [B, N], padded; where `barred` bool [B, N] it would say
+    `refused`."""
 
     script: Tensor
     barred: Tensor
@@ -59,8 +60,8 @@ class Scripted(Gemma3):
         found = super().logits(hidden)
         rows = torch.arange(len(found), device=found.device)
         at = self.count if self.count is not None else torch.zeros_like(rows)
-        at = at.clamp(max=len(self.script) - 1)
-        found = found.scatter(1, self.script[at][:, None], _WANTED)
+        at = at.clamp(max=self.script.shape[1] - 1)
+        found = found.scatter(1, self.script[rows, at][:, None], _WANTED)
         found[:, self.refused] = torch.where(self.barred[rows, at], _BARRED, -_BARRED)
         return found
 
@@ -94,7 +95,7 @@ class TimedDecoder(Decoder):
         return found
 
 
-def scripted(script: Sequence[int], refused: int, share: float, tiny: bool, batch: int = 320) -> Scripted:
+def scripted(script: Tensor, refused: int, share: float, tiny: bool) -> Scripted:
     """Random weights on the device that is there."""
     shape = {**SHAPE_270M, **({**TINY, "vocab_size": 8192} if tiny else {})}
     config = Gemma3Config.from_json({**shape, "max_position_embeddings": 32768, "sliding_window_pattern": 6})
@@ -105,8 +106,8 @@ def scripted(script: Sequence[int], refused: int, share: float, tiny: bool, batc
         for weight in model.parameters():
             torch.nn.init.normal_(weight, std=0.02 if weight.dim() > 1 else 0.0)
         model = model.to(torch.float32 if tiny else torch.bfloat16).requires_grad_(False).eval()
-        model.script, model.refused = torch.tensor(script), refused
-        model.barred = torch.rand(batch, len(script)) < share
+        model.script, model.refused = script.to(device), refused
+        model.barred = torch.rand(script.shape) < share
         model.barred[:, 0] = False
     return model
 
@@ -124,7 +125,7 @@ def scoring(bundle: Bundle, rows: int, tiny: bool) -> dict[str, float]:
         scores = evaluate(bundle, path)
         _wait()
         seconds = time.perf_counter() - begun
-    assert len(scores.rows) == rows and all(row.calls for row in scores.rows), "an answer is not the script"
+    assert len(scores.rows) == rows and not any(row.problems for row in scores.rows), "an answer is not the script"
     return {"rows": rows, "seconds": round(seconds, 3), "rows_per_second": round(rows / seconds, 1)}
 
 
@@ -163,12 +164,17 @@ def main() -> None:
         generate.decodes_statically = lambda device: True
     tokenizer = Tokenizer.load(dozan.EMBEDDED_BASE)
     chat, test = detect_chat(tokenizer), read_rows(TEST)
-    golds = encode_rows(test, chat, tokenizer, 4096)
-    script = max(([i for i, w in zip(row.ids, row.weights, strict=True) if w] for row in golds), key=len)
+    answers = [
+        [token for token, weight in zip(row.ids, row.weights, strict=True) if weight]
+        for row in encode_rows(test, chat, tokenizer, 4096)
+    ]
+    longest = max(map(len, answers))
+    script = torch.tensor([answer + answer[-1:] * (longest - len(answer)) for answer in answers])
     refused = tokenizer.id("<start_of_turn>")
     record: dict[str, Any] = {
         "what": "python -m bench.judging", "device": "cpu" if options.tiny else torch.cuda.get_device_name(),
-        "versions": {"torch": torch.__version__, "dozan": dozan.__version__}, "answer_tokens": len(script),
+        "versions": {"torch": torch.__version__, "dozan": dozan.__version__},
+        "answer_tokens": {"mean": sum(map(len, answers)) / len(answers), "longest": longest},
         "refused_of_a_thousand": options.refused, "grammar": {},
     }  # fmt: skip
 

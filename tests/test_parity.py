@@ -208,16 +208,27 @@ def test_the_weights_of_a_file_are_compared_one_by_one(kind: str, tuned: Bundle,
     assert wrong == ["blk.9.ffn_up.weight is missing"]
 
 
-def test_a_model_that_knows_its_rows_is_held_to_tighter_gates(tuned: Bundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", parity.TRAINED_GATES)
+def test_a_model_that_knows_its_rows_is_held_to_tighter_gates(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = open_source(EMBEDDED_BASE)
-    rows = [list(row.ids) for row in encode_rows(read_rows(ROWS)[:3], source.bundle.chat, source.bundle.tokenizer, 4096)]
-    path = write_gguf(source.bundle, tmp_path / "m.gguf", "q4_k_m", pieces=source.pieces)
-    known = certify(source.bundle, path, "q4_k_m", rows, logits=source.trained_logits, pieces=source.pieces)
-    assert known.surprise is not None and known.surprise < 0.1 and known.gate == parity.TRAINED_GATES["q4_k_m"]
-    assert known.difference.mean_kl < known.gate.kl / 2, "room for other models"
+    chat, tokenizer = source.bundle.chat, source.bundle.tokenizer
+    rows = [list(row.ids) for row in encode_rows(read_rows(ROWS)[:3], chat, tokenizer, 4096)]
+    path = write_gguf(source.bundle, tmp_path / "m.gguf", kind, pieces=source.pieces)
+    found = certify(source.bundle, path, kind, rows, logits=source.trained_logits, pieces=source.pieces)
+    tight, loose = parity.TRAINED_GATES[kind], parity.GATES[kind]
+    assert found.surprise is not None and found.surprise < 0.1 and found.known is not None
+    assert found.known.positions == 3 * parity.TAIL and found.known.mean_kl < tight.kl < loose.kl
+    monkeypatch.setitem(parity.TRAINED_GATES, kind, parity.Gate(10.0, found.known.mean_kl / 2, 0.5, grows=False))
+    with pytest.raises(ExportFailed, match="on rows that the model knows: mean KL is"):
+        certify(source.bundle, path, kind, rows, logits=source.trained_logits, pieces=source.pieces)
+
+
+def test_a_model_that_knows_nothing_is_not(tuned: Bundle, tmp_path: Path) -> None:
     path = write_gguf(tuned, tmp_path / "r.gguf", "q4_k_m")
     random = certify(tuned, path, "q4_k_m", [[2, *range(300, 330)]])
-    assert random.surprise is not None and random.surprise > 3 and random.gate == parity.GATES["q4_k_m"]
+    assert random.surprise is not None and random.surprise > 3 and random.known is None
     assert certify(tuned, path, "q4_k_m").surprise is None
 
 

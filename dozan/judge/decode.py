@@ -170,7 +170,7 @@ class Decoder:
 
         def read() -> list[list[int]]:
             event.synchronize()
-            return copy.tolist()  # type: ignore[no-any-return]
+            return copy.tolist()
 
         return read
 

@@ -91,7 +91,7 @@ def table(found: Forgetting) -> Table:
     used = [i for i in range(len(_HEAD)) if i != 4 and any(line[i] for line in lines)]
     heads = ("change, 95 %" if i == 5 else _HEAD[i] for i in used)
     shown = Table(*heads, title=f"forgetting, against {found.base}", title_justify="left",
-                  box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))  # fmt: skip
+                  box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)  # fmt: skip
     for i, column in enumerate(shown.columns):
         column.no_wrap, column.overflow, column.justify = i != 2, "fold", "left" if i in (0, 2) else "right"
     shown.columns[2].min_width = min(10, max(len(line[2]) for line in lines))

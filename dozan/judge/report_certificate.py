@@ -20,7 +20,7 @@ def certificate_section(found: Mapping[str, Json]) -> str:
     rows += [_row(name, said, found, scored) for name, said in files.items()]
     titles = "".join(f'<th scope="col">{title}</th>' if title else "<td></td>" for title in head)
     model = found["scores"].get("model") if scored else None
-    ours = f" The model itself: {_share(model['strict'])}." if model else ""
+    ours = f" The model itself: {counted(model['strict'])}." if model else ""
     caption = (
         f"Against {escape(str(found['reference']))}, on {number(found['probe_rows'], 'row')} "
         f"({number(found['tokens'], 'token')}). Logits in units of their spread, gates beneath. llama.cpp alone: its "
@@ -76,6 +76,11 @@ def nats(value: float) -> str:
 def _share(found: Mapping[str, Json]) -> str:
     right = unbroken(f"{found['right']:,} of {found['n']:,}")
     return f"{right}<small>{span(found['low'], found['high'])}</small>"
+
+
+def counted(found: Mapping[str, Json]) -> str:
+    """`42 of 50 (71.5–91.7 %)`"""
+    return unbroken(f"{found['right']:,} of {found['n']:,} ({span(found['low'], found['high'])}\u202f%)")
 
 
 def _made_of(found: Mapping[str, Json]) -> str:

@@ -21,7 +21,7 @@ from dozan.errors import InputError
 from dozan.recipe import Recipe, dump
 from dozan.redact import redact
 from dozan.train.checkpoint import MANIFEST, newest_valid, sha256, verify, write_text
-from dozan.train.disk import DiskFull, stops_well
+from dozan.train.disk import stops_well
 from dozan.train.store import TokenStore, row_text, weight_runs
 
 MAY_CHANGE = ("save_steps", "log_steps", "eval_steps", "keep_checkpoints", "recompute", "offload", "mirror",
@@ -186,12 +186,12 @@ def append_metrics(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def require_space(out: Path, adapter_bytes: int, keep: int) -> None:
-    """Raise DiskFull unless the disk has room for the checkpoints (adapter and two moments each), the best and the one
+    """Raise InputError unless the disk has room for the checkpoints (adapter and two moments each), the best and the one
     being written among them, and for the adapter."""
     needed = (keep + 2) * 3 * adapter_bytes + adapter_bytes + _BYTES_FREE
     free = shutil.disk_usage(out).free
     if free < needed:
-        raise DiskFull(
+        raise InputError(
             f"{out}: {free / 2**20:.0f} MiB are free and the run needs {needed / 2**20:.0f} MiB; "
             "free some space, choose another disk, or lower train.keep_checkpoints"
         )

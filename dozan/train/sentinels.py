@@ -53,6 +53,8 @@ class Sentinels:
             self.step(event)
         elif "eval/loss" in event:
             self.evaluated(float(event["eval/loss"]))
+        elif "score/unended" in event:
+            self.scored(event)
 
     def step(self, event: Mapping[str, Any]) -> list[str]:
         """What a step's event gives reason to say."""
