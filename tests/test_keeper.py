@@ -289,7 +289,8 @@ def test_a_failing_mirror_is_told_once_and_stops_nothing(tmp_path: Path, monkeyp
     run(tmp_path / "whole", CHOSEN)
     (tmp_path / "file").write_text("")
     _, events = run(tmp_path / "run", mirrored(tmp_path / "file" / "run"))
-    assert events.notes().count("the run goes on without it") == 1 and equal(tmp_path / "run", tmp_path / "whole")
+    assert events.notes().count("the run goes on without it") == 1, events.notes()
+    assert equal(tmp_path / "run", tmp_path / "whole")
     real = mirror.sha256
     monkeypatch.setattr(mirror, "sha256", lambda path: "0" if "lossy" in str(path) else real(path))
     _, events = run(tmp_path / "again", mirrored(tmp_path / "lossy"))
@@ -301,7 +302,7 @@ def test_a_slow_mirror_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.Monk
     gate, real = threading.Event(), mirror.copy_sealed
 
     def slow(source: Path, place: Path) -> None:
-        gate.wait(20)
+        gate.wait(120)
         real(source, place)
 
     monkeypatch.setattr(mirror, "copy_sealed", slow)
@@ -309,7 +310,7 @@ def test_a_slow_mirror_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(keeper, "MIRROR_SECONDS", 0.2)
     began = time.monotonic()
     result, events = run(tmp_path / "run", mirrored(tmp_path / "slow"))
-    assert result.steps == 9 and time.monotonic() - began < 15 and "is left behind" in events.notes()
+    assert result.steps == 9 and time.monotonic() - began < 100 and "is left behind" in events.notes()
     gate.set()
 
 

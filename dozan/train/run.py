@@ -186,7 +186,7 @@ def append_metrics(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def require_space(out: Path, adapter_bytes: int, keep: int) -> None:
-    """Raise InputError unless the disk has room for the checkpoints (adapter and two moments each), the best and the one
+    """Raise InputError unless the disk has room for the checkpoints (adapter and two moments each), the best and one
     being written among them, and for the adapter."""
     needed = (keep + 2) * 3 * adapter_bytes + adapter_bytes + _BYTES_FREE
     free = shutil.disk_usage(out).free
