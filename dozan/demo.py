@@ -29,7 +29,7 @@ ROWS = Path(dozan.EMBEDDED_BASE).parent / "mobile_actions_ar"
 TRAIN, TEST = ROWS / "train.jsonl.gz", ROWS / "test.jsonl"
 RECIPE, KIND = "mobile-actions", "q8_0"
 MARK = "demo.json"
-SAMPLES = 3
+SAMPLES, CERTIFIED = 3, 20
 MAX_NEW_TOKENS = 256
 
 
@@ -155,8 +155,8 @@ def merge(run: Path, folder: Path) -> None:
 
 
 def export(run: Path, folder: Path) -> None:
-    """The GGUF to ship, and one in f32 that shows how near llama.cpp computes."""
-    for exported in dozan.export(run, f"f32,{KIND}", folder):
+    """The GGUF to ship, and one in f32 that shows how near llama.cpp computes; scored on the first of the test rows."""
+    for exported in dozan.export(run, f"f32,{KIND}", folder, examples=read_rows(TEST)[:CERTIFIED]):
         apart = exported.certificate.difference
         console.print(
             f"  {exported.path.name}: {exported.bytes / 2**20:.1f} MiB; logits at most {apart.max_abs:.2g} apart, "

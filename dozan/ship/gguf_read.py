@@ -23,6 +23,7 @@ from torch import Tensor
 from dozan.chat.tokens import UNK
 from dozan.errors import InputError
 from dozan.rows.example import Json
+from dozan.ship.quants import row_bytes
 
 _NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 """How a value is packed by GGUF's number for its type; 8 is a string, 9 a list."""
@@ -42,20 +43,29 @@ class _Damaged(Exception):
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """`rows` uint8 [rows, bytes of a row], mapped; `columns` numbers each, in `kind`."""
+    """`count` rows of `columns` numbers each, in `kind`, at a place in a file; read when they are asked for."""
 
+    file: Path
+    begin: int
     kind: Type
     columns: int
-    rows: np.ndarray
+    count: int
+
+    def stored(self, first: int, last: int) -> np.ndarray:
+        """Rows from `first` up to `last` as they lie there, uint8 [last - first, bytes of a row]."""
+        size = row_bytes(self.kind, self.columns)
+        wanted = max(0, min(last, self.count) - first)
+        found = np.fromfile(self.file, np.uint8, wanted * size, offset=self.begin + first * size)
+        return found.reshape(wanted, size)
 
     def values(self, first: int, last: int) -> Tensor:
-        """Rows from `first` up to `last` in fp32 [last - first, columns]."""
-        rows = self.rows[first:last]
-        out = torch.empty(len(rows), self.columns)
+        """The same in fp32 [last - first, columns]."""
+        out = torch.empty(max(0, min(last, self.count) - first), self.columns)
         step = max(1, _CHUNK // self.columns)
-        for at in range(0, len(rows), step):
+        for at in range(0, len(out), step):
+            rows = self.stored(first + at, min(last, first + at + step))
             with np.errstate(invalid="ignore", over="ignore"):
-                part = gguf.quants.dequantize(rows[at : at + step], self.kind)
+                part = gguf.quants.dequantize(rows, self.kind)
             out[at : at + step] = torch.from_numpy(np.array(part, dtype=np.float32))
         return out
 
@@ -131,18 +141,15 @@ def open_gguf(path: str | Path) -> GgufFile:
     try:
         with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             keys, places = _read(_Header(data))
-        held = np.memmap(path, np.uint8, mode="r")
     except (_Damaged, OSError, ValueError) as reason:
         raise InputError(f"{path}: not a readable GGUF file ({reason}); export the model again") from None
-    tensors = {}
-    for name, (kind, shape, begin, size) in places.items():
-        rows = prod(shape[1:])
-        tensors[name] = GgufTensor(kind, shape[0], held[begin : begin + size].reshape(rows, size // rows))
+    tensors = {name: GgufTensor(Path(path), begin, kind, shape[0], prod(shape[1:]))
+               for name, (kind, shape, begin) in places.items()}  # fmt: skip
     return GgufFile(keys, tensors)
 
 
-_Place = tuple[Type, list[int], int, int]
-"""Type, shape with the row's length first, first byte and number of bytes of a tensor."""
+_Place = tuple[Type, list[int], int]
+"""Type, shape with the row's length first, and first byte of a tensor."""
 
 
 def _read(header: _Header) -> tuple[dict[str, Json], dict[str, _Place]]:
@@ -168,10 +175,11 @@ def _read(header: _Header) -> tuple[dict[str, Json], dict[str, _Place]]:
             raise _Damaged(f"has the tensor {name!r} twice")
         places[name] = place
     start, size = -(-header.at // alignment) * alignment, len(header.data)
-    end = start + max((begin + taken for _, _, begin, taken in places.values()), default=0)
+    ends = (begin + prod(shape[1:]) * row_bytes(kind, shape[0]) for kind, shape, begin in places.values())
+    end = start + max(ends, default=0)
     if end > size:
         raise _Damaged(f"ends at byte {size:,}, its tensors at {end:,}")
-    return keys, {name: (kind, shape, start + begin, taken) for name, (kind, shape, begin, taken) in places.items()}
+    return keys, {name: (kind, shape, start + begin) for name, (kind, shape, begin) in places.items()}
 
 
 def _tensor(header: _Header, alignment: int) -> tuple[str, _Place]:
@@ -181,10 +189,10 @@ def _tensor(header: _Header, alignment: int) -> tuple[str, _Place]:
         raise _Damaged(f"{name} has {dimensions} dimensions")
     shape = [int(header.number("<Q")) for _ in range(dimensions)]
     number, offset = header.number("<I"), header.number("<Q")
-    block, size = gguf.GGML_QUANT_SIZES.get(number, (0, 0))
+    block, _ = gguf.GGML_QUANT_SIZES.get(number, (0, 0))
     if not block or prod(shape) == 0 or shape[0] % block or offset % alignment:
         raise _Damaged(f"{name} has type {number}, shape {shape} and offset {offset}")
-    return name, (Type(number), shape, int(offset), prod(shape) // block * size)
+    return name, (Type(number), shape, int(offset))
 
 
 _NORM = "norm.weight"
@@ -199,7 +207,7 @@ class GgufWeights:
     def weight(self, name: str) -> Tensor:
         """A tensor [O, I], or [D] without the 1 that a file's norms have in them."""
         tensor = self._held[name.removesuffix(".weight")]
-        values = tensor.values(0, len(tensor.rows))
+        values = tensor.values(0, tensor.count)
         return values.view(-1) - 1.0 if name.endswith(_NORM) else values
 
     @property
@@ -215,7 +223,7 @@ class GgufWords:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return len(self.tensor.rows), self.tensor.columns
+        return self.tensor.count, self.tensor.columns
 
     def rows(self, which: Sequence[int]) -> Tensor:
         return torch.cat([self.row_range(row, row + 1) for row in which])

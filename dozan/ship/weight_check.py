@@ -93,7 +93,7 @@ def _same(found: Json, expected: Json) -> bool:
 
 def _error(tensor: GgufTensor, pieces: Iterable[Tensor]) -> float:
     """Infinite for another shape."""
-    columns, count = tensor.columns, len(tensor.rows)
+    columns, count = tensor.columns, tensor.count
     apart = size = 0.0
     at = 0
     for piece in pieces:
