@@ -17,9 +17,8 @@ from dataclasses import dataclass
 
 from dozan.chat.calls import parse_calls
 from dozan.chat.format import Message, Parsed, Rendered, Tool, Writer
-from dozan.chat.functiongemma import check_order
-from dozan.chat.messages import Notes, Turn, read_turns
-from dozan.chat.render_tools import functions, named_block
+from dozan.chat.messages import Turn
+from dozan.chat.render_tools import finish, read, write_turn, write_value
 from dozan.chat.tokens import (
     BOS,
     END_CALL,
@@ -27,7 +26,6 @@ from dozan.chat.tokens import (
     END_RESPONSE,
     END_TURN,
     EOS,
-    ESCAPE,
     START_CALL,
     START_DECLARATION,
     START_RESPONSE,
@@ -48,21 +46,12 @@ class LiteRtFunctionGemma:
     def render(
         self, messages: Sequence[Message], tools: Sequence[Tool], generate: bool = False, place: str = ""
     ) -> Rendered:
-        """The conversation as text with spans; see `ChatFormat.render`. Rows that FunctionGemma's format cannot place
-        are refused here too, and so are names that could not be read back."""
-        notes = Notes(place)
-        turns = read_turns(messages, notes)
-        declared = functions(tools, notes)
-        if not notes.errors:
-            check_order(turns, generate, notes)
-        notes.raise_errors()
+        """The conversation as text with spans; see `ChatFormat.render`."""
+        turns, declared, notes = read(messages, tools, generate, place)
         writer = Writer()
         writer.control(BOS)
         _write_turns(writer, turns, messages, declared)
-        if generate and (not turns or turns[-1].role != "tool"):
-            writer.control(START_TURN)
-            writer.text("model\n")
-        return writer.rendered(notes.repairs)
+        return finish(writer, turns, generate, notes)
 
     def parse(self, text: str) -> Parsed:
         """Reads a generated model turn; see `ChatFormat.parse`."""
@@ -95,10 +84,7 @@ def _write_turns(
         elif turn.role == "assistant":
             _write_answer(writer, turn, opened=before == "tool")
         else:
-            writer.control(START_TURN)
-            writer.text(f"{message['role']}\n{turn.text}")
-            writer.control(END_TURN)
-            writer.text("\n")
+            write_turn(writer, message['role'], turn.text)
         before = "call" if turn.calls else turn.role
 
 
@@ -129,20 +115,7 @@ def _write_responses(writer: Writer, turn: Turn, opened: bool) -> None:
 
 
 def _write_value(writer: Writer, value: Json) -> None:
-    if isinstance(value, str):
-        writer.control(ESCAPE)
-        writer.text(value)
-        writer.control(ESCAPE)
-    elif isinstance(value, Mapping):
-        named_block(writer, value.items(), _write_value)
-    elif isinstance(value, list):
-        writer.text("[")
-        for i, item in enumerate(value):
-            writer.text("," if i else "")
-            _write_value(writer, item)
-        writer.text("]")
-    else:
-        writer.text(json_literal(value))
+    write_value(writer, value, json_literal, ordered=False)
 
 
 def json_literal(value: Json) -> str:

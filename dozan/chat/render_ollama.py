@@ -16,9 +16,8 @@ from decimal import Decimal
 
 from dozan.chat.calls import parse_calls
 from dozan.chat.format import Call, Message, Parsed, Rendered, Tool, Writer
-from dozan.chat.functiongemma import check_order
-from dozan.chat.messages import Notes, Turn, read_turns, texts_of
-from dozan.chat.render_tools import functions, named_block, parameters_of
+from dozan.chat.messages import Turn, texts_of
+from dozan.chat.render_tools import finish, parameters_of, read, write_turn, write_value
 from dozan.chat.tokens import (
     BOS,
     END_CALL,
@@ -26,7 +25,6 @@ from dozan.chat.tokens import (
     END_RESPONSE,
     END_TURN,
     EOS,
-    ESCAPE,
     START_CALL,
     START_DECLARATION,
     START_RESPONSE,
@@ -50,22 +48,13 @@ class OllamaFunctionGemma:
     def render(
         self, messages: Sequence[Message], tools: Sequence[Tool], generate: bool = False, place: str = ""
     ) -> Rendered:
-        """The conversation as text with spans; see `ChatFormat.render`. Rows that FunctionGemma's format cannot place
-        are refused here too, and so are names that could not be read back."""
-        notes = Notes(place)
-        turns = read_turns(messages, notes)
-        declared = functions(tools, notes)
-        if not notes.errors:
-            check_order(turns, generate, notes)
-        notes.raise_errors()
+        """The conversation as text with spans; see `ChatFormat.render`."""
+        turns, declared, notes = read(messages, tools, generate, place)
         writer = Writer(str)
         writer.control(BOS)
         rest = _write_developer(writer, turns, declared)
         _write_turns(writer, rest, _asked(messages))
-        if generate and (not turns or turns[-1].role != "tool"):
-            writer.control(START_TURN)
-            writer.text("model\n")
-        return writer.rendered(notes.repairs)
+        return finish(writer, turns, generate, notes)
 
     def parse(self, text: str) -> Parsed:
         """Reads a generated model turn; see `ChatFormat.parse`."""
@@ -109,10 +98,7 @@ def _write_turns(writer: Writer, turns: Sequence[Turn], asked: Mapping[str, str]
             _write_answer(writer, turn, opened=before == "tool", followed=followed)
             calls, answered = turn.calls, 0
         else:
-            writer.control(START_TURN)
-            writer.text(f"{turn.role}\n{turn.text}")
-            writer.control(END_TURN)
-            writer.text("\n")
+            write_turn(writer, turn.role, turn.text)
         before = "call" if turn.calls else turn.role
 
 
@@ -183,20 +169,7 @@ def _write_properties(writer: Writer, properties: Mapping[str, Json]) -> None:
 
 
 def _write_value(writer: Writer, value: Json) -> None:
-    if isinstance(value, str):
-        writer.control(ESCAPE)
-        writer.text(value)
-        writer.control(ESCAPE)
-    elif isinstance(value, Mapping):
-        named_block(writer, sorted(value.items()), _write_value)
-    elif isinstance(value, list):
-        writer.text("[")
-        for i, item in enumerate(value):
-            writer.text("," if i else "")
-            _write_value(writer, item)
-        writer.text("]")
-    else:
-        writer.text(go_literal(value))
+    write_value(writer, value, go_literal, ordered=True)
 
 
 def go_literal(value: Json) -> str:

@@ -1,14 +1,16 @@
-"""Tool lists as runtimes take them, that print them by rules of their own: unwrapped, with what could not be read back
-refused. Nothing is renamed or moved, unlike in `chat.schema`."""
+"""What the renderings of Ollama and LiteRT-LM share: rows read and refused, turns of text, values, and tool lists as
+runtimes take them: unwrapped, with what could not be read back refused. Nothing is renamed or moved, unlike in
+`chat.schema`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from dozan.chat.format import Tool, Writer
-from dozan.chat.messages import Notes, check_name
+from dozan.chat.format import Message, Rendered, Tool, Writer
+from dozan.chat.functiongemma import check_order
+from dozan.chat.messages import Notes, Turn, check_name, read_turns
 from dozan.chat.schema import original_name
-from dozan.chat.tokens import find_control
+from dozan.chat.tokens import END_TURN, ESCAPE, START_TURN, find_control
 from dozan.rows.example import Json
 
 
@@ -35,15 +37,57 @@ def parameters_of(function: Mapping[str, Json]) -> Mapping[str, Json]:
     return function.get("parameters") or {}
 
 
-def named_block(
-    writer: Writer, items: Iterable[tuple[str, Json]], write: Callable[[Writer, Json], None]
-) -> None:
-    """`{KEY:VALUE,...}` in the order given."""
-    writer.text("{")
-    for i, (key, value) in enumerate(items):
-        writer.text(f"{',' if i else ''}{key}:")
-        write(writer, value)
-    writer.text("}")
+def read(
+    messages: Sequence[Message], tools: Sequence[Tool], generate: bool, place: str
+) -> tuple[Sequence[Turn], list[Mapping[str, Json]], Notes]:
+    """The turns and functions of a row. Rows that FunctionGemma's format cannot place are refused here too, and so are
+    names that could not be read back: one error with all of them."""
+    notes = Notes(place)
+    turns = read_turns(messages, notes)
+    declared = functions(tools, notes)
+    if not notes.errors:
+        check_order(turns, generate, notes)
+    notes.raise_errors()
+    return turns, declared, notes
+
+
+def finish(writer: Writer, turns: Sequence[Turn], generate: bool, notes: Notes) -> Rendered:
+    """What was written, behind it the model's turn where an answer is to be generated and none is open."""
+    if generate and (not turns or turns[-1].role != "tool"):
+        writer.control(START_TURN)
+        writer.text("model\n")
+    return writer.rendered(notes.repairs)
+
+
+def write_turn(writer: Writer, role: str, text: str) -> None:
+    """A turn that is text alone."""
+    writer.control(START_TURN)
+    writer.text(f"{role}\n{text}")
+    writer.control(END_TURN)
+    writer.text("\n")
+
+
+def write_value(writer: Writer, value: Json, literal: Callable[[Json], str], ordered: bool) -> None:
+    """A value in FunctionGemma's form, as this runtime prints null, booleans and numbers (`literal`); ordered: keys
+    sort by code point, else they stand as given."""
+    if isinstance(value, str):
+        writer.control(ESCAPE)
+        writer.text(value)
+        writer.control(ESCAPE)
+    elif isinstance(value, Mapping):
+        writer.text("{")
+        for i, (key, inner) in enumerate(sorted(value.items()) if ordered else value.items()):
+            writer.text(f"{',' if i else ''}{key}:")
+            write_value(writer, inner, literal, ordered)
+        writer.text("}")
+    elif isinstance(value, list):
+        writer.text("[")
+        for i, item in enumerate(value):
+            writer.text("," if i else "")
+            write_value(writer, item, literal, ordered)
+        writer.text("]")
+    else:
+        writer.text(literal(value))
 
 
 def _check_names(schema: Mapping[str, Json], where: str, notes: Notes) -> None:
