@@ -21,7 +21,7 @@ from dozan.errors import InputError
 from dozan.model.adapter import attach
 from dozan.model.gemma3 import Gemma3
 from dozan.recipe import Recipe, override
-from dozan.train import loop
+from dozan.train import loop, passes, update
 from dozan.train.live import Event
 from dozan.train.loop import TrainResult, fit
 from dozan.train.passes import GraphedPasses
@@ -180,3 +180,22 @@ def test_graphs_that_are_given_up_give_their_memory_back() -> None:
     make_room(trainee, replace(plan, most_tokens=1024))
     left = torch.cuda.memory_reserved(DEVICE)
     assert held > before + 2**30 and left - before < 0.1 * (held - before)
+
+
+@pytest.mark.parametrize("place", ["captured update", "captured pass"])
+def test_memory_ends_while_a_graph_is_recorded(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of()
+    trained(tmp_path / "whole", plan, torch.float32)
+    module, name = (update, "clip") if place == "captured update" else (passes, "_loss")
+    real, raised = getattr(module, name), list[bool]()
+
+    def failing(*args: object, **named: object) -> object:
+        if torch.cuda.is_current_stream_capturing() and not raised:
+            raised.append(True)
+            raise torch.OutOfMemoryError("out of memory while a graph is recorded")
+        return real(*args, **named)
+
+    monkeypatch.setattr(module, name, failing)
+    cut, _ = trained(tmp_path / "cut", plan, torch.float32)
+    assert raised and cut.oom_retries == 1
+    assert losses(tmp_path / "cut") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dozan.kernels.capture import OWN_THREAD, uncollected
 from dozan.kernels.decode import DecodeAttention
 from dozan.model.gemma3 import Gemma3
 
@@ -83,6 +84,14 @@ class State:
     count: Tensor
 
 
+@dataclass(frozen=True)
+class _Captured:
+    """A step as a graph, and the logits [B, V] that its replays write, where they are needed."""
+
+    graph: torch.cuda.CUDAGraph
+    logits: Tensor | None
+
+
 class Decoder:
     """Decodes batches of the given shapes one after the other; their tensors share memory, so do their graphs.
 
@@ -102,7 +111,7 @@ class Decoder:
         self._pool = torch.cuda.graph_pool_handle() if like.is_cuda else None
         self._states: dict[Shape, State] = {}
         self._logits: Tensor | None = None
-        self._steps: dict[Shape, Callable[[], None]] = {}
+        self._steps: dict[Shape, _Captured] = {}
 
     def state(self, shape: Shape) -> State:
         """The tensors of a shape, for the caller to fill `shared` and `own`."""
@@ -201,7 +210,9 @@ class Decoder:
         if not state.own.is_cuda:
             self.step(state)
         elif shape in self._steps:
-            self._steps[shape]()
+            captured = self._steps[shape]
+            captured.graph.replay()
+            self._logits = captured.logits
         else:
             self._steps[shape] = self._captured(state)
 
@@ -222,7 +233,7 @@ class Decoder:
         state.count.add_(running)
         state.ended.logical_or_(self._stopped(chosen)).logical_or_(state.limit <= state.count)
 
-    def _captured(self, state: State) -> Callable[[], None]:
+    def _captured(self, state: State) -> _Captured:
         """Takes a step, and captures it as a CUDA graph, whose replays are the next ones.
 
         `torch.cuda.graph` would wait for the device and give all unused memory back first.
@@ -233,17 +244,13 @@ class Decoder:
             with torch.cuda.stream(side):
                 self.step(state)
                 taken = self._logits
-                graph.capture_begin(pool=self._pool)
-                self.step(state)
-                graph.capture_end()
+                with uncollected():
+                    graph.capture_begin(pool=self._pool, capture_error_mode=OWN_THREAD)
+                    self.step(state)
+                    graph.capture_end()
             main.wait_stream(side)
         captured, self._logits = self._logits, taken
-
-        def replay() -> None:
-            graph.replay()
-            self._logits = captured
-
-        return replay
+        return _Captured(graph, captured)
 
     def _begin(self, state: State, prefix: int, first: Tensor, slots: Sequence[int], limits: Sequence[int]) -> None:
         rows, device = len(slots), first.device
