@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+LOCKED := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 JOBS ?= 2
 DEMO_ARGUMENTS ?=
 TORTURE_ARGUMENTS ?=
 
-.PHONY: install demo test lint torture clean
+.PHONY: install install-locked lock demo test lint docs torture clean
 
 install: $(VENV)/.installed
 
@@ -26,6 +27,18 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) --editable '.[test]'
 	@touch $@
 
+# The same with every file compared with its SHA-256 before it is used. A torch that is there already stays.
+install-locked: $(VENV)/.installed-locked
+
+$(VENV)/.installed-locked: requirements.lock requirements-torch.lock | $(BIN)/python
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(LOCKED) --requirement requirements-torch.lock
+	$(LOCKED) --requirement requirements.lock
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@ $(VENV)/.installed
+
+lock:
+	$(BIN)/python -m scripts.lock
+
 demo: $(VENV)/.installed
 	$(BIN)/dozan demo $(DEMO_ARGUMENTS)
 
@@ -36,9 +49,13 @@ lint: $(VENV)/.installed-test
 test: lint
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
+docs: $(VENV)/.installed-test
+	$(BIN)/python -m scripts.docs_reference
+	$(BIN)/mkdocs build --strict
+
 torture: $(VENV)/.installed-test
 	cd tests && OMP_NUM_THREADS=1 TRITON_INTERPRET=1 HF_HUB_OFFLINE=1 PYTHONPATH=..:. \
 		../$(BIN)/python -m torture --jobs $(JOBS) $(TORTURE_ARGUMENTS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache

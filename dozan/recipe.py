@@ -18,6 +18,7 @@ from dozan.errors import InputError
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 ToolOrder = Literal["as_given", "canonical"]
 NowPlace = Literal["as_given", "after_tools"]
+TrackerName = Literal["wandb", "tensorboard", "trackio"]
 Runtime = Literal["transformers", "ollama", "llama.cpp", "litert-lm"]
 ALL_TARGETS: tuple[Target, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -74,9 +75,11 @@ class TrainRecipe(_Section):
     too, more slowly. `mirror`: a folder that each checkpoint is copied to, and taken from when the run's own is gone.
     `stall_minutes`: a run in which nothing ends for so long, and for ten times its median step, is stopped (0: never).
     `recoveries`: times that steps which are not finite send it back to its last good checkpoint, at half the rate.
-    `optimizer`: adamw_8bit keeps the moments of matrices in 8 bits, a quarter of the memory.
+    `optimizer`: adamw_8bit keeps the moments of matrices in 8 bits, a quarter of the memory. `weights`: full trains
+    every weight of the base, the embedding too, in place of an adapter, whose section is not used then.
     """
 
+    weights: Literal["adapter", "full"] = "adapter"
     seed: int = Field(default=0, ge=0, lt=2**31)
     epochs: float = Field(default=3.0, gt=0)
     max_steps: int | None = Field(default=None, ge=1)
@@ -129,6 +132,15 @@ class ScoreRecipe(_Section):
     require: tuple[str, ...] = Field(default=(), strict=False)
 
 
+class TrackRecipe(_Section):
+    """Trackers that are told a run's figures, under their names in metrics.jsonl: none by default, and wandb stays
+    offline unless WANDB_MODE or WANDB_API_KEY is set. `project` of null is dozan, `name` of null the run folder's."""
+
+    to: tuple[TrackerName, ...] = Field(default=(), strict=False)
+    project: str | None = Field(default=None, min_length=1)
+    name: str | None = Field(default=None, min_length=1)
+
+
 class Recipe(_Section):
     """A whole run but for its model and rows."""
 
@@ -140,6 +152,7 @@ class Recipe(_Section):
     data: DataRecipe = DataRecipe()
     train: TrainRecipe = TrainRecipe()
     score: ScoreRecipe = ScoreRecipe()
+    track: TrackRecipe = TrackRecipe()
 
 
 def recipe_names() -> list[str]:
@@ -311,7 +324,27 @@ def _check_together(recipe: Recipe, place: str) -> None:
             f"train.offload = true: keeps the inputs of recomputed layers in host memory, but train.recompute is "
             f"{train.recompute}; set it to layers"
         )
+    if len(set(recipe.track.to)) < len(recipe.track.to):
+        problems.append(f"track.to = {list(recipe.track.to)}: a name is repeated; write each once")
+    if train.weights == "full":
+        problems += _against_full(recipe)
     if len(set(recipe.adapter.targets)) < len(recipe.adapter.targets):
         problems.append(f"adapter.targets = {list(recipe.adapter.targets)}: a name is repeated; write each once")
     if problems:
         raise InputError("\n".join(f"{place}: {problem}" for problem in problems))
+
+
+def _against_full(recipe: Recipe) -> list[str]:
+    """What cannot be while every weight is trained."""
+    problems = []
+    if recipe.model.quantise != "none":
+        problems.append(
+            f"model.quantise = {recipe.model.quantise}: weights in 4 bits cannot be trained; set model.quantise=none, "
+            "or train.weights=adapter"
+        )
+    if recipe.model.embedding not in ("auto", "gpu"):
+        problems.append(
+            f"model.embedding = {recipe.model.embedding}: the embedding is trained with train.weights=full, and must "
+            "lie where it is computed; set model.embedding=gpu, or train.weights=adapter"
+        )
+    return problems

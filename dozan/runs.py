@@ -6,16 +6,15 @@ import fcntl
 import json
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dozan.errors import InputError
+from dozan.run_folders import run_folders
 from dozan.train.checkpoint import checkpoints, folder_bytes
 from dozan.train.run import RUN, read_run
 
-_DEPTH = 4
 _LEFT_OVER = (".staging-*", ".replaced-*", "damaged-step-*")
 
 
@@ -51,16 +50,6 @@ def list_runs(root: str | Path = "output") -> list[RunInfo]:
     if not Path(root).is_dir():
         raise InputError(f"{root}: no such folder; name the one that runs were written to")
     return sorted(map(describe_run, run_folders(Path(root))), key=lambda info: -info.changed)
-
-
-def run_folders(root: Path, depth: int = _DEPTH) -> Iterator[Path]:
-    """Folders with a run.json, at or under `root`; runs hold no runs."""
-    if (root / RUN).is_file():
-        yield root
-    elif depth:
-        for path in sorted(root.iterdir()):
-            if path.is_dir() and not path.is_symlink():
-                yield from run_folders(path, depth - 1)
 
 
 def describe_run(folder: Path) -> RunInfo:

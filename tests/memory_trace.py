@@ -27,6 +27,7 @@ from dozan.model.held import hold_embedding
 from dozan.model.quantised import QuantisedLinear
 from dozan.model.recompute import Recompute
 from dozan.recipe import ModelRecipe
+from dozan.train.full import Masters
 from dozan.train.memory_setup import Setup
 
 META = torch.device("meta")
@@ -41,9 +42,12 @@ def counted(setup: Setup) -> int:
     at, target = (torch.zeros(setup.supervised, dtype=torch.int64, device=device) for _ in range(2))
     weight = torch.empty(setup.supervised, device=device)
     attention = TritonTrieAttention if setup.path == "triton" else EfficientTrieAttention
-    for _, parameter in adapter.adapter_parameters(model):
+    known = list[Tensor]()
+    if setup.full:
+        known += [m.grad for _, m in Masters(model).parameters if m.grad is not None]
+    for parameter in (p for p in model.parameters() if p.requires_grad and p.dtype == torch.float32):
         parameter.grad = torch.empty_like(parameter)
-    known = [ids, position, end, at, target, weight, *model.parameters(), *model.buffers()]
+    known += [ids, position, end, at, target, weight, *model.parameters(), *model.buffers()]
     if isinstance(model.embedding, Int8Rows):
         known += [model.embedding.codes, model.embedding.scale]
     known += [p.grad for p in model.parameters() if p.grad is not None]
@@ -67,7 +71,8 @@ def _model(setup: Setup, device: torch.device) -> Gemma3:
             for name, linear in [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]:
                 parent, _, child = name.rpartition(".")
                 setattr(model.get_submodule(parent), child, QuantisedLinear(_nf4(*linear.weight.shape)))
-        adapter.attach(model, setup.adapter, 0)
+        if not setup.full:
+            adapter.attach(model, setup.adapter, 0)
         hold_embedding(model, ModelRecipe(embedding=setup.embedding), device)
     return model.train()
 

@@ -20,7 +20,7 @@ from dozan import terminal
 from dozan.chat import FUNCTIONGEMMA, GEMMA3
 from dozan.chat.arranged import AS_GIVEN, Arrangement, arranged, arrangement_of, read_arrangement
 from dozan.chat.encode import encode_example, encode_prompt
-from dozan.chat.template import functiongemma_template, render_template
+from dozan.chat.template_limits import ChatTemplate, functiongemma_template
 from dozan.errors import InputError
 from dozan.judge.evaluate import evaluate
 from dozan.model.bundle import open_model
@@ -127,7 +127,7 @@ def test_an_application_gets_the_same_bytes_from_the_shipped_template() -> None:
     """The chat template is the base's own: a prompt is laid out before it."""
     row = example()
     tools, messages = BOTH.tools(row.tools), BOTH.messages(row.messages, row.tools)
-    assert render_template(functiongemma_template(), messages, tools) == text(row, BOTH)
+    assert ChatTemplate(functiongemma_template(), "ours").render(messages, tools) == text(row, BOTH)
     assert [len(way.prompt()) for way in ALL] == [0, 1, 1, 2]
 
 

@@ -27,7 +27,7 @@ from dozan.ship.served import Served
 
 ROOT = Path(__file__).parents[1]
 VERBS = ("demo", "plan", "train", "eval", "compare", "forget", "merge", "export", "run", "serve", "grammar",
-         "data", "resume", "runs", "clean", "doctor")  # fmt: skip
+         "data", "resume", "runs", "clean", "doctor", "init")  # fmt: skip
 SHORT = ("--set", "train.max_steps=2", "--set", "adapter.rank=4", "--set", "train.batch_size=2")
 Captured = pytest.CaptureFixture[str]
 

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dozan.chat import FUNCTIONGEMMA
-from dozan.chat.template import functiongemma_template, render_template, template_difference
+from dozan.chat.template import template_difference
+from dozan.chat.template_limits import ChatTemplate, TemplateFailed, functiongemma_template
 from dozan.chat.tokens import find_control
 from dozan.errors import InputError
 from dozan.rows.example import Example
@@ -51,10 +51,14 @@ def test_well_formed_input_renders_as_the_official_template(number: int) -> None
     assert rendered.repairs == ()
 
 
+def by_template(messages: Any, tools: Any, generate: bool) -> str:
+    return ChatTemplate(functiongemma_template(), "ours").render(messages, tools, generate)
+
+
 @pytest.mark.parametrize("number", WELL_FORMED)
 def test_our_template_gives_the_same_bytes(number: int) -> None:
     case = BY_NUMBER[number]["input"]
-    text = render_template(functiongemma_template(), case["messages"], case.get("tools") or (), case.get("agp", False))
+    text = by_template(case["messages"], case.get("tools") or (), case.get("agp", False))
     assert text == BY_NUMBER[number]["rendered"]
 
 
@@ -77,7 +81,7 @@ def test_traps_without_the_lost_parts_equal_the_golden(number: int) -> None:
     case = without_traps(number)
     expected = BY_NUMBER[number]["rendered"].replace(",<escape>type<escape>]", "]")
     assert FUNCTIONGEMMA.render(case["messages"], case["tools"], True).text == expected
-    assert render_template(functiongemma_template(), case["messages"], case["tools"], True) == expected
+    assert by_template(case["messages"], case["tools"], True) == expected
 
 
 @pytest.mark.parametrize(
@@ -338,17 +342,17 @@ def test_template_difference() -> None:
     rows = [Example("1", tuple(c["input"].get("tools") or ()), tuple(c["input"]["messages"]), place="r:1")
             for c in GOLDENS]  # fmt: skip
     ours = functiongemma_template()
-    assert template_difference(ours, FUNCTIONGEMMA, rows) is None
+    assert template_difference(ours, FUNCTIONGEMMA, rows, "base") is None
     late = ours.replace("parameters:{", "parameters: {")
-    assert "parameters: {" in (template_difference(late, FUNCTIONGEMMA, rows) or "")
-    assert "a plain conversation whole, character 0" in (template_difference("x", FUNCTIONGEMMA, rows) or "")
-    assert "template fails" in (template_difference("{% for %}", FUNCTIONGEMMA, rows) or "")
+    assert "parameters: {" in (template_difference(late, FUNCTIONGEMMA, rows, "base") or "")
+    assert "a plain conversation whole, character 0" in (template_difference("x", FUNCTIONGEMMA, rows, "base") or "")
+    assert "template fails" in (template_difference("{% for %}", FUNCTIONGEMMA, rows, "base") or "")
     unsafe = "{{ ''.__class__.__mro__ }}"
-    assert "SecurityError" in (template_difference(unsafe, FUNCTIONGEMMA, []) or "")
-    with pytest.raises(InputError, match="over 1048576 bytes"):
-        template_difference("x" * (1 << 21), FUNCTIONGEMMA, rows)
+    assert "SecurityError" in (template_difference(unsafe, FUNCTIONGEMMA, [], "base") or "")
+    with pytest.raises(InputError, match="base: the chat template has 2,097,152 bytes, over 1,048,576"):
+        template_difference("x" * (1 << 21), FUNCTIONGEMMA, rows, "base")
 
 
 def test_our_template_refuses_an_unanswered_call() -> None:
-    with pytest.raises(jinja2.TemplateError, match="needs a tool response"):
-        render_template(functiongemma_template(), BY_NUMBER[13]["input"]["messages"], [], True)
+    with pytest.raises(TemplateFailed, match="needs a tool response"):
+        by_template(BY_NUMBER[13]["input"]["messages"], [], True)

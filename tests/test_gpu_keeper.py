@@ -20,7 +20,7 @@ from dozan.recipe import Recipe
 from dozan.train import loop
 from dozan.train.keeper import Keeper
 from dozan.train.plan import make_plan
-from dozan.train.state import Progress, Trainee, snapshot
+from dozan.train.state import Progress, SnapshotMemory, Trainee, snapshot
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1", reason="needs a GPU"
@@ -57,17 +57,17 @@ def test_a_copy_is_of_its_moment_and_costs_the_host_little(tmp_path: Path) -> No
     trainee, plan = Trainee.of(model, chosen, BASE.name), make_plan(chosen, some_rows())
     for step in range(4):
         loop.optimiser_step(trainee, plan.prepare(step), 0.01, step).read()
-    expected = {name: tensor.cpu().clone() for name, tensor in snapshot(trainee, tmp_path, Progress(4)).adapter.items()}
-    seconds = []
+    expected = {name: tensor.cpu().clone() for name, tensor in snapshot(trainee, tmp_path, Progress(4)).trained.items()}
+    seconds, memory = [], SnapshotMemory()
     for _ in range(5):
         torch.cuda.synchronize()
         began = time.perf_counter()
-        taken = snapshot(trainee, tmp_path, Progress(4), kept=True)
+        taken = snapshot(trainee, tmp_path, Progress(4), memory)
         seconds.append(time.perf_counter() - began)
     loop.optimiser_step(trainee, plan.prepare(5), 0.01, 5).read()
     assert taken.ready is not None
     taken.ready.synchronize()
-    assert all(torch.equal(expected[name], taken.adapter[name]) for name in expected)
-    later = snapshot(trainee, tmp_path, Progress(5)).adapter
+    assert all(torch.equal(expected[name], taken.trained[name]) for name in expected)
+    later = snapshot(trainee, tmp_path, Progress(5)).trained
     assert not all(torch.equal(expected[name], later[name].cpu()) for name in expected)
     print(f"snapshot {statistics.median(seconds) * 1e3:.1f} ms on the host, {trainee.size:,} parameters")

@@ -27,7 +27,7 @@ from dozan.train.disk import DiskFull
 from dozan.train.keeper import Keeper
 from dozan.train.plan import make_plan
 from dozan.train.signals import StopRequest
-from dozan.train.state import Progress, Trainee, snapshot, write_snapshot
+from dozan.train.state import Progress, SnapshotMemory, Trainee, snapshot, write_snapshot
 
 CHOSEN = recipe("train.save_steps=2", "train.eval_steps=3")
 SAVED = {"adapter_config.json", "adapter_model.safetensors", "manifest.json", "metrics.jsonl", "optimizer.safetensors",
@@ -68,13 +68,13 @@ def test_a_copy_does_not_follow_the_run(tmp_path: Path) -> None:
     trainee = Trainee.of(model, CHOSEN, BASE.name)
     plan = make_plan(CHOSEN, some_rows())
     loop.optimiser_step(trainee, plan.prepare(0), 0.01)
-    taken, bare = (snapshot(trainee, tmp_path, Progress(1), kept) for kept in (True, False))
-    before = {name: tensor.clone() for name, tensor in taken.adapter.items()}
+    taken, bare = (snapshot(trainee, tmp_path, Progress(1), memory) for memory in (SnapshotMemory(), None))
+    before = {name: tensor.clone() for name, tensor in taken.trained.items()}
     moments = {name: tensor.clone() for name, tensor in taken.optimizer.items()}
     loop.optimiser_step(trainee, plan.prepare(1), 0.01, 1)
-    assert all(torch.equal(before[name], taken.adapter[name]) for name in before)
+    assert all(torch.equal(before[name], taken.trained[name]) for name in before)
     assert all(torch.equal(moments[name], taken.optimizer[name]) for name in moments)
-    assert not all(torch.equal(before[name], bare.adapter[name]) for name in before)
+    assert not all(torch.equal(before[name], bare.trained[name]) for name in before)
 
 
 def test_a_slow_disk_does_not_hold_the_steps_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +171,13 @@ def test_a_damaged_adapter_is_refused_and_written_anew(tmp_path: Path) -> None:
     (tmp_path / "adapter" / "notes.txt").write_text("mine")
     load_adapter(tmp_path / "adapter", adapted_model(CHOSEN))
     (tmp_path / "adapter" / "manifest.json").unlink()
+    with pytest.raises(InputError, match=r"adapter/manifest.json is missing; .*dozan resume"):
+        load_adapter(tmp_path / "adapter", adapted_model(CHOSEN))
+    assert "manifest.json is missing; written anew" in run(tmp_path, CHOSEN)[1].notes()
     load_adapter(tmp_path / "adapter", adapted_model(CHOSEN))
+    (tmp_path / "adapter" / "manifest.json").unlink()
+    shutil.copytree(tmp_path / "adapter", tmp_path / "elsewhere" / "adapter")
+    load_adapter(tmp_path / "elsewhere" / "adapter", adapted_model(CHOSEN))
 
 
 def test_damaged_checkpoints_are_put_aside_and_do_not_count(tmp_path: Path) -> None:
@@ -250,11 +256,24 @@ def test_the_metrics_line_that_does_not_fit_stops_the_run_well(tmp_path: Path, m
     assert equal(tmp_path / "run", tmp_path / "whole")
 
 
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mirror passes over what waits, and is left behind after five seconds: here it is waited for."""
+    real = mirror.Mirror.offer
+
+    def offer(self: mirror.Mirror, folder: Path) -> None:
+        real(self, folder)
+        self._wait(time.monotonic() + 120)
+
+    monkeypatch.setattr(mirror.Mirror, "offer", offer)
+    monkeypatch.setattr(mirror, "_ENDING_SECONDS", 120.0)
+
+
 def mirrored(there: Path, *changes: str) -> Recipe:
     return recipe("train.save_steps=2", "train.eval_steps=3", f"train.mirror={there}", *changes)
 
 
-def test_a_mirror_holds_the_run_and_gives_it_back(tmp_path: Path) -> None:
+def test_a_mirror_holds_the_run_and_gives_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    patient(monkeypatch)
     run(tmp_path / "whole", CHOSEN)
     there = tmp_path / "drive" / "run"
     with pytest.raises(Interrupted):
@@ -275,7 +294,8 @@ def test_a_mirror_holds_the_run_and_gives_it_back(tmp_path: Path) -> None:
     assert mirror.fetch(tmp_path / "run", there, 2) == [], "a folder that holds a run is left alone"
 
 
-def test_a_copy_without_its_marker_counts_as_absent(tmp_path: Path) -> None:
+def test_a_copy_without_its_marker_counts_as_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    patient(monkeypatch)
     there = tmp_path / "drive"
     with pytest.raises(Interrupted):
         run(tmp_path / "run", mirrored(there), stop_after(5))
@@ -287,6 +307,7 @@ def test_a_copy_without_its_marker_counts_as_absent(tmp_path: Path) -> None:
 
 def test_a_failing_mirror_is_told_once_and_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path / "whole", CHOSEN)
+    patient(monkeypatch)
     (tmp_path / "file").write_text("")
     _, events = run(tmp_path / "run", mirrored(tmp_path / "file" / "run"))
     assert events.notes().count("the run goes on without it") == 1, events.notes()
@@ -301,9 +322,9 @@ def test_a_failing_mirror_is_told_once_and_stops_nothing(tmp_path: Path, monkeyp
 def test_a_slow_mirror_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate, real = threading.Event(), mirror.copy_sealed
 
-    def slow(source: Path, place: Path) -> None:
+    def slow(source: Path, place: Path, *more: Any) -> None:
         gate.wait(120)
-        real(source, place)
+        real(source, place, *more)
 
     monkeypatch.setattr(mirror, "copy_sealed", slow)
     monkeypatch.setattr(mirror, "_ENDING_SECONDS", 0.1)
@@ -312,6 +333,60 @@ def test_a_slow_mirror_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.Monk
     result, events = run(tmp_path / "run", mirrored(tmp_path / "slow"))
     assert result.steps == 9 and time.monotonic() - began < 100 and "is left behind" in events.notes()
     gate.set()
+
+
+def sealed_step(out: Path, number: int, text: str) -> Path:
+    return checkpoint.save_checkpoint(out / "checkpoints", number, lambda f: (f / "a").write_text(text) and None, 9)
+
+
+def test_the_same_step_saved_again_while_it_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a run went back and comes to the step once more."""
+    out, there = tmp_path / "run", tmp_path / "there"
+    out.mkdir()
+    for name in mirror.RECORDS:
+        (out / name).write_text("{}")
+    begun, gate, real = threading.Event(), threading.Event(), shutil.copyfile
+
+    def slow(source: Path, target: Path) -> None:
+        begun.set()
+        gate.wait(60)
+        real(source, target)
+
+    monkeypatch.setattr(mirror.shutil, "copyfile", slow)
+    copier = mirror.Mirror(out, there, 2)
+    copier.offer(sealed_step(out, 6, "once"))
+    assert begun.wait(60)
+    shutil.rmtree(out / "checkpoints")
+    copier.offer(sealed_step(out, 6, "again"))
+    gate.set()
+    copier.finish(60)
+    assert copier.notes() == [] and verify(there / "checkpoints" / "step-000006") == []
+    assert (there / "checkpoints" / "step-000006" / "a").read_text() == "again"
+
+
+def test_a_copy_that_was_left_behind_writes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, there = tmp_path / "run", tmp_path / "there"
+    out.mkdir()
+    for name in mirror.RECORDS:
+        (out / name).write_text("{}")
+    begun, gate, real = threading.Event(), threading.Event(), shutil.copyfile
+
+    def slow(source: Path, target: Path) -> None:
+        begun.set()
+        gate.wait(60)
+        real(source, target)
+
+    monkeypatch.setattr(mirror.shutil, "copyfile", slow)
+    copier = mirror.Mirror(out, there, 2)
+    copier.offer(sealed_step(out, 6, "old"))
+    assert begun.wait(60)
+    copier.close(0.01)
+    monkeypatch.setattr(mirror.shutil, "copyfile", real)
+    mirror.copy_sealed(sealed_step(out, 6, "new"), there / "checkpoints" / "step-000006")
+    gate.set()
+    copier._thread.join(60)
+    copied = there / "checkpoints" / "step-000006"
+    assert not (there / "run.json").exists() and verify(copied) == [] and (copied / "a").read_text() == "new"
 
 
 def faulty(monkeypatch: pytest.MonkeyPatch, bad: Callable[[int, int], bool]) -> None:
@@ -338,7 +413,9 @@ def test_back_to_the_last_good_checkpoint_at_half_the_rate(tmp_path: Path, monke
     assert sorted(rates) == list(range(1, 10)), "no gap and no repeat"
     assert all(rates[n] == planned[n] * (1.0 if n <= 4 else 0.5) for n in rates)
     kept = json.loads((tmp_path / "run" / "run.json").read_text())["recoveries"]
-    assert kept == [{"step": 8, "resumed_from": 4, "skipped": 3, "rate_factor": 0.5}]
+    why = kept[0].pop("why")
+    assert kept == [{"step": 8, "resumed_from": 4, "skipped": 3, "rate_factor": 0.5, "fp32_layers": []}]
+    assert "not finite in 3 steps in a row, last in rows row" in why and "it began in" in why or "found nowhere" in why
 
 
 def test_a_resumed_run_keeps_the_lower_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

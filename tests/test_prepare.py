@@ -10,7 +10,7 @@ import torch
 from ship_models import make_folder
 from test_bad_input import conversation, write_rows
 
-from dozan.chat.template import functiongemma_template
+from dozan.chat.template_limits import functiongemma_template
 from dozan.chat.tokenizer import Tokenizer
 from dozan.errors import InputError
 from dozan.model.bundle import open_model

@@ -182,12 +182,40 @@ def test_a_run_shows_its_memory_and_what_it_did_for_it(tmp_path: Path) -> None:
     page = parse(text)
     shown = plain(text)
     assert f"{plan.fit.table.total:,}" in shown and "frozen linears" in shown and "a &lt;base&gt; (NF4)" in shown
-    assert "step 8: packs of at most 456 tokens" in shown and "adapter.rank=32" in shown
+    assert "the same rows in packs of at most 456 tokens" in shown and "adapter.rank=32" in shown
     assert sum(found.get("class") == "bar" for tag, found in page.seen if tag == "svg") > 0
     for missing in (None, {}):
         (tmp_path / "run.json").write_text(json.dumps(facts | {"memory": missing}))
         report_run(tmp_path / "report.html", tmp_path, pair())
         assert "<h2>Memory</h2>" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_run_shows_what_was_skipped_and_mended(tmp_path: Path) -> None:
+    lines = [{"step": 3, "train/loss": 1.0}, {"step": 7, "train/loss": None, "train/skipped": True, "train/skipped_why":
+             "not finite, update skipped; rows: r<7>; it began in model.layers.4.mlp.down_proj"}]  # fmt: skip
+    facts = {
+        "base": "b", "sealed": {"data/train.jsonl": {"bytes": 1, "sha256": "5ea1" * 16}},
+        "recoveries": [
+            {"step": 8, "resumed_from": 4, "skipped": 3, "rate_factor": 1.0, "fp32_layers": [4],
+             "why": "not finite in 3 steps in a row, last in rows r8; it began in model.layers.4.mlp.down_proj"},
+            {"step": 9, "resumed_from": 6, "skipped": 0, "rate_factor": 0.5}],
+        "oom_retries": [{"step": 1, "tokens": 913, "rows": 1, "pack_tokens": 456, "recompute": 18, "offload": True}],
+    }  # fmt: skip
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    report_run(tmp_path / "report.html", tmp_path, pair())
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    shown = plain(text)
+    assert "1 skipped step, 2 returns to a checkpoint, 1 retry for memory." in shown and 'href="#troubles"' in text
+    assert "rows: r&lt;7&gt;; it began in model.layers.4.mlp.down_proj" in text and "5ea15ea1" not in text
+    assert "back to the checkpoint of step 4, 1 × the rate, model.layers.4 in float32" in shown
+    assert "memory ended amid the update: back to the checkpoint of step 6, 0.5 × the rate" in shown
+    assert "a pack of 913 tokens did not fit" in shown and "18 layers computed again, their inputs in host" in shown
+    assert shown.index("a pack of 913") < shown.index("r&lt;7&gt;" if "r&lt;7&gt;" in shown else "r<7>")
+    (tmp_path / "run.json").write_text('{"base": "b", "recoveries": [], "oom_retries": []}')
+    (tmp_path / "metrics.jsonl").write_text("")
+    report_run(tmp_path / "report.html", tmp_path, pair())
+    assert "troubles" not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_sections_come_in_order_regressions_before_errors(tmp_path: Path) -> None:

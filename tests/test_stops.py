@@ -19,7 +19,7 @@ from test_train import metrics, recipe, run
 
 import dozan
 from dozan.errors import Interrupted
-from dozan.train import evaluation, gather, loop, passes, prepare, scoring, state
+from dozan.train import evaluation, gather, kept_rows, loop, passes, prepare, scoring, state
 from dozan.train.signals import Stopped, StopRequest, leaving_at_once
 from dozan.train.watchdog import STACKS, Watchdog
 
@@ -43,19 +43,25 @@ def signalling(
     return calls
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed") / "whole"
+    run(out, CHOSEN)
+    return out
+
+
 @pytest.mark.parametrize(("module", "name", "at"), [
     (passes, "_loss", 4), (passes, "_back", 3), (evaluation, "evaluation_loss", 2), (passes, "batch_loss", 8),
     (state, "save_adapter", 2), (state, "save_checkpoint", 1), (loop, "evaluated", 4),
 ])  # fmt: skip
 def test_a_signal_in_each_phase(
-    module: Any, name: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: Any, name: str, at: int, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(tmp_path / "whole", CHOSEN)
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="SIGTERM: stopped after step"):
         signalling(patch, module, name, at)
         run(tmp_path / "run", CHOSEN)
     run(tmp_path / "run", CHOSEN)
-    assert equal(tmp_path / "run", tmp_path / "whole")
+    assert equal(tmp_path / "run", undisturbed)
 
 
 def test_an_evaluation_that_was_cut_short_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,15 +112,20 @@ def trained(given: tuple[Path, Path], out: Path) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def whole(given: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(given, tmp_path_factory.mktemp("whole") / "run")
+
+
 @pytest.mark.parametrize(("module", "name", "at"), [
     (loop, "prepare", 1), (prepare, "gather_rows", 1), (gather, "_encode", 1), (prepare, "open_model", 1),
-    (prepare, "attach", 1), (loop, "fitted", 1), (loop, "write_split", 1), (loop, "restore_state", 1),
+    (prepare, "attach", 1), (loop, "fitted", 1), (kept_rows, "write_split", 1), (loop, "restore_state", 1),
     (scoring, "generate", 1), (scoring, "score_rows", 1), (loop, "take_best", 1), (loop, "save_final", 1),
 ])  # fmt: skip
 def test_from_the_rows_to_the_last_file(
-    module: Any, name: str, at: int, given: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trained(given, tmp_path / "whole")
+    module: Any, name: str, at: int, given: tuple[Path, Path], whole: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     with monkeypatch.context() as patch:
         called = signalling(patch, module, name, at)
         if name in ("take_best", "save_final"):  # so close to the end it is brought to it
@@ -124,8 +135,8 @@ def test_from_the_rows_to_the_last_file(
                 trained(given, tmp_path / "run")
     assert called
     trained(given, tmp_path / "run")
-    assert equal(tmp_path / "run", tmp_path / "whole")
-    scores = [[line["step"] for line in metrics(tmp_path / each) if "score/rows" in line] for each in ("run", "whole")]
+    assert equal(tmp_path / "run", whole)
+    scores = [[line["step"] for line in metrics(each) if "score/rows" in line] for each in (tmp_path / "run", whole)]
     assert scores[0] == scores[1] and len(scores[0]) == 2
 
 
@@ -140,15 +151,15 @@ def test_handlers_are_given_back() -> None:
 
 
 def test_resume_goes_on_and_says_what_it_lacks(
-    given: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trained(given, tmp_path / "whole")
+    given: tuple[Path, Path], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         signalling(patch, scoring, "score_rows", 1)
         trained(given, tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     assert leave(["resume", "run"]) == 0
-    assert "resuming from step 2" in capsys.readouterr().out and equal(tmp_path / "run", tmp_path / "whole")
+    assert "resuming from step 2" in capsys.readouterr().out and equal(tmp_path / "run", whole)
     assert leave(["resume", "run"]) == 0 and "nothing to do" in capsys.readouterr().out
     assert leave(["resume", "absent"]) == 2 and "absent holds no run" in capsys.readouterr().err
     (tmp_path / "run" / "recipe.yaml").unlink()

@@ -20,7 +20,7 @@ from dozan.chat.grammar import answer_grammar
 from dozan.chat.render_litert import json_literal
 from dozan.chat.render_ollama import go_literal
 from dozan.chat.render_targets import RUNTIMES, runtime_chat
-from dozan.chat.template import functiongemma_template
+from dozan.chat.template_limits import functiongemma_template
 from dozan.chat.tokens import END_TURN, START_RESPONSE
 from dozan.cli import main
 from dozan.errors import InputError

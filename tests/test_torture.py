@@ -14,7 +14,8 @@ import torch
 from torture import faults, subject, trials
 from torture.trials import Bench, Result, Trial
 
-from dozan.train import checkpoint, health, optim, retry, run, signals, state, step
+from dozan.rows import files, kept
+from dozan.train import checkpoint, health, loop, optim, retry, run, signals, state, step
 
 pytestmark = pytest.mark.skipif(torch.get_num_threads() > 1 and os.environ.get("OMP_NUM_THREADS") != "1",
                                 reason="processes are forked: OMP_NUM_THREADS=1")  # fmt: skip
@@ -35,6 +36,7 @@ SAMPLES: dict[str, tuple[Callable[[Bench], Iterator[Trial]], int]] = {
     "signalled": (lambda bench: trials.signalled(bench, (1,)), 3),
     "damaged": (trials.damaged, 23),
     "damaged result": (trials.damaged_result, 17),
+    "damaged rows": (trials.damaged_rows, 31),
     "disk full": (trials.full_at_each_write, 31),
     "poisoned": (trials.poisoned, 9),
     "astray": (trials.gone_astray, 1),
@@ -84,12 +86,18 @@ GUARDS: dict[str, tuple[Any, str, Any, Callable[[Bench], Result]]] = {
     "checkpoints are staged": (
         checkpoint, "write_folder", unsealed, lambda bench: trials._killed_writing(bench, 60)),
     "the record has a hash": (
-        run, "_digest", lambda run: "x", lambda bench: trials._damaged(bench, Path("run.json"), "flip", 2100)),
+        kept, "digest", lambda run: "x", lambda bench: trials._damaged(bench, Path("run.json"), "flip", 2100)),
     "figures are kept in checkpoints": (
         state, "_restore_metrics", nothing, lambda bench: trials._damaged(bench, Path("metrics.jsonl"), "cut", 300)),
     "a finished adapter is compared": (
-        run, "adapter_problem", nothing,
+        run, "final_problem", nothing,
         lambda bench: trials._damaged_result(bench, "adapter_model.safetensors", "cut", 99)),
+    "the record names the manifest": (
+        kept, "problem", nothing, lambda bench: trials._damaged_result(bench, "manifest.json", "removed", 0)),
+    "divided rows are compared": (
+        files, "require_kept", nothing, lambda bench: trials._damaged_rows(bench, "train.jsonl", "flip", 99)),
+    "damaged rows are written anew": (
+        loop, "mend_rows", nothing, lambda bench: trials._damaged_rows(bench, "tools.json", "cut", 9)),
     "settings are compared": (
         run, "require_same", nothing, lambda bench: trials._changed(bench, "train.learning_rate=0.02")),
     "lack of memory is known": (

@@ -314,7 +314,9 @@ def test_an_adapter_of_another_class_matches_nothing(folder: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        ({"rank_pattern": {"q_proj": 8}}, "rank_pattern"),
+        ({"rank_pattern": {"q_proj": 8}}, r"lora_A.weight is \[4, \d+\], must be \[8"),
+        ({"rank_pattern": {"q_proj": "many"}}, "rank_pattern or alpha_pattern of"),
+        ({"target_modules": "(q_proj"}, "is no pattern"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"bias": "all"}, "bias is 'all'"),
         ({"peft_type": "IA3"}, "'IA3'"),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from tokenizers import Tokenizer as BaseTokenizer
@@ -35,7 +36,8 @@ class Tokenizer:
     Control tokens are known by name (the file's `special` flag misses most of them), and any added token outside the
     model's own vocabulary is one, since a checkpoint may have no row for it. They are taken out of the added tokens and
     of the merges, so `encode("<end_of_turn>")` spells the characters. `size` is the largest id
-    plus one, `files` the tokenizer's own files, to be copied byte for byte on export.
+    plus one, `special_ids` what the file flags as special, `files` the tokenizer's own files, to be copied byte for
+    byte on export.
     """
 
     def __init__(self, definition: dict[str, Json], files: Sequence[Path] = ()) -> None:
@@ -43,6 +45,7 @@ class Tokenizer:
         self._ids: dict[str, int] = dict(definition["model"]["vocab"])
         self._ids.update((token["content"], token["id"]) for token in added)
         vocab = definition["model"]["vocab"]
+        self.special_ids = frozenset(token["id"] for token in added if token["special"])
         special = {token["content"] for token in added if token["special"] or token["content"] not in vocab}
         self._control = {i: token for token, i in self._ids.items() if token in special or is_control(token)}
         self._plain = BaseTokenizer.from_str(json.dumps(_without(definition, set(self._control.values()))))
@@ -56,14 +59,10 @@ class Tokenizer:
         path = Path(folder) / "tokenizer.json"
         if not path.is_file():
             raise InputError(f"{path}: no such file; a checkpoint folder brings its tokenizer as tokenizer.json")
-        try:
-            definition = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path}: not JSON ({error}); download the checkpoint again") from None
-        model = definition.get("model") if isinstance(definition, dict) else None
-        if not isinstance(model, dict) or model.get("type") != "BPE":
-            raise InputError(f"{path}: not a BPE tokenizer; Gemma 3's is expected")
-        return cls(definition, [path.parent / name for name in _FILES if (path.parent / name).is_file()])
+        found = path.stat()
+        tokenizer = copy.copy(_read(path, (found.st_ino, found.st_size, found.st_mtime_ns)))
+        tokenizer.files = tuple(path.parent / name for name in _FILES if (path.parent / name).is_file())
+        return tokenizer
 
     def id(self, token: str) -> int:
         """The id of a vocabulary entry, control tokens included. Raises InputError when there is none."""
@@ -74,6 +73,10 @@ class Tokenizer:
     def has(self, token: str) -> bool:
         """Whether the vocabulary holds `token`."""
         return token in self._ids
+
+    def piece(self, i: int) -> str:
+        """The vocabulary entry of an id."""
+        return self._pieces[i]
 
     def bytes_of(self, i: int) -> bytes:
         """What an id that is no control token stands for, in UTF-8: in byte fallback a part of a character."""
@@ -167,6 +170,20 @@ class Tokenizer:
                 ends.append(len(ids))
             joined.append((ids, spans))
         return joined
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path, stamp: tuple[int, int, int]) -> Tokenizer:
+    """The tokenizer of a file as it was at a stamp. A command asks for one file several times, which takes Gemma's two
+    seconds each."""
+    try:
+        definition = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}); download the checkpoint again") from None
+    model = definition.get("model") if isinstance(definition, dict) else None
+    if not isinstance(model, dict) or model.get("type") != "BPE":
+        raise InputError(f"{path}: not a BPE tokenizer; Gemma 3's is expected")
+    return Tokenizer(definition)
 
 
 def _split_all(conversations: Sequence[Rendered]) -> list[tuple[int, list[Stretch]]]:

@@ -3,40 +3,46 @@
 from __future__ import annotations
 
 import errno
+import io
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, cast
 
 import typer
 
 import dozan
+from dozan.cli import complete
 from dozan.cli.compare import compare
 from dozan.cli.data import EMBEDDED_NAME
 from dozan.cli.data import app as data_app
 from dozan.cli.doctor import doctor
 from dozan.cli.export import export
 from dozan.cli.grammar import grammar
+from dozan.cli.init import init
 from dozan.cli.plan import plan
 from dozan.cli.purposes import forget
 from dozan.cli.push import push
 from dozan.cli.render_diff import render_diff
+from dozan.cli.reproduce import reproduce
 from dozan.cli.resume import resume
 from dozan.cli.run import run
 from dozan.cli.runs import clean, runs
 from dozan.cli.serve import serve
+from dozan.cli.sweep import sweep
 from dozan.errors import InputError, Interrupted
 from dozan.redact import redact
 
 BAD_INPUT, INTERRUPTED = 2, 75
+USAGE_ERROR = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
+"""What Typer raises for a verb or an option that it does not take; it has no name for it of its own."""
 
 app = typer.Typer(
     name="dozan",
     help="Tune Gemma 3 on your rows: check, train, score, merge, export to GGUF, run.",
     epilog="Start with: dozan demo. Each verb explains itself: dozan train --help.",
-    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -45,8 +51,12 @@ app = typer.Typer(
 app.add_typer(data_app)
 
 Model = Annotated[
-    str, typer.Option(help="A run, a checkpoint folder or a hub id.", show_default=EMBEDDED_NAME, metavar="MODEL")
-]
+    str,
+    typer.Option(
+        help="A run, a checkpoint folder or a hub id.", show_default=EMBEDDED_NAME, metavar="MODEL",
+        autocompletion=complete.models,
+    ),
+]  # fmt: skip
 Data = Annotated[Path | None, typer.Option("--data", "--dataset", help="Rows to train on (JSONL).", metavar="FILE")]
 EvalData = Annotated[
     Path | None, typer.Option(help="Rows to measure the loss on. Without it a share is held out.", metavar="FILE")
@@ -84,7 +94,8 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="embedded, mobile-actions, functiongemma-ar, gemma3-12b-trinity or a YAML file.", metavar="NAME|FILE"
+            help="embedded, mobile-actions, functiongemma-ar, gemma3-12b-trinity or a YAML file.", metavar="NAME|FILE",
+            autocompletion=complete.recipes,
         ),
     ] = None,
     settings: Settings = None,
@@ -95,14 +106,20 @@ def train(
     adapt: Annotated[
         bool, typer.Option("--adapt", help="May change the training to make it fit the GPU; recorded.")
     ] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option("--track", help="Tell a tracker: wandb, tensorboard or trackio.", metavar="NAME"),
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Train every weight of the base, not an adapter.")] = False,
     target: Annotated[
         str | None,
         typer.Option(help="Whose bytes to train on: ollama, llama.cpp or litert-lm.", metavar="RUNTIME",
-                     show_default="transformers"),
+                     show_default="transformers", autocompletion=complete.one_of(*complete.TARGETS)),
     ] = None,
 ) -> None:
-    """Train an adapter on rows; rows that are held out measure its loss."""
+    """Train an adapter, or every weight, on rows; held-out rows measure its loss."""
     settings = [*(settings or ()), *([f"data.target={target}"] if target is not None else ())]
+    settings = [*settings, *["train.weights=full"] * full, *([f"track.to=[{','.join(track)}]"] if track else ())]
     if print_config:
         from dozan.recipe import dump, load_recipe
 
@@ -114,6 +131,7 @@ def train(
         dozan.train(data, model, out, recipe, settings, eval_data, force=force, precision=precision, adapt=may)
 
 
+app.command()(init)
 app.command()(resume)
 app.command()(runs)
 app.command()(clean)
@@ -124,6 +142,8 @@ app.command()(grammar)
 app.command()(render_diff)
 app.command()(push)
 app.command()(forget)
+app.command()(sweep)
+app.command()(reproduce)
 
 
 @app.command("eval")
@@ -145,12 +165,16 @@ def evaluate(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Another's score of the same answers too: mobile-actions, aisa, bfcl or metga97.", metavar="NAME"
+            help="Another's score of the same answers too: mobile-actions, aisa, bfcl or metga97.", metavar="NAME",
+            autocompletion=complete.one_of(*complete.PRESETS),
         ),
     ] = None,
     purpose: Annotated[
         str | None,
-        typer.Option(help="Score for code, reasoning, conversation, domain or creative instead.", metavar="NAME"),
+        typer.Option(
+            help="Score for code, reasoning, conversation, domain or creative instead.", metavar="NAME",
+            autocompletion=complete.one_of(*complete.PURPOSES),
+        ),
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page.", metavar="FILE")] = None,
     grammar: Annotated[
@@ -174,7 +198,9 @@ def evaluate(
 
 @app.command()
 def merge(
-    run: Annotated[Path, typer.Argument(help="The folder of a finished run.", metavar="RUN")],
+    run: Annotated[
+        Path, typer.Argument(help="The folder of a finished run.", metavar="RUN", autocompletion=complete.runs)
+    ],
     out: Annotated[Path, typer.Option(help="The checkpoint folder to write.", metavar="DIR")],
     onto: Annotated[
         str | None,
@@ -217,7 +243,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a verb and exit: 0 done, 2 what was given cannot be used, 75 stopped but resumable, 1 the rest."""
     sys.excepthook = _show_redacted
     try:
-        app(args=list(arguments) if arguments is not None else None, prog_name="dozan")
+        given = list(arguments) if arguments is not None else None
+        sys.exit(app(args=given, prog_name="dozan", standalone_mode=False) or 0)
+    except USAGE_ERROR as error:
+        _leave_usage(error)
+    except typer.Abort:
+        _leave("Aborted!", 1, name="")
     except InputError as error:
         _leave(str(error), error.exit_status)
     except Interrupted as error:
@@ -230,9 +261,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _leave(f"{error.filename}: {error.strerror}", BAD_INPUT)
 
 
-def _leave(message: str, code: int) -> NoReturn:
-    print(redact(f"dozan: {message}"), file=sys.stderr)
+def _leave(message: str, code: int, name: str = "dozan: ") -> NoReturn:
+    from dozan.arabic_errors import told
+
+    print(told(redact(message), redact(f"{name}{message}")), file=sys.stderr)
     sys.exit(code)
+
+
+def _leave_usage(error: typer.BadParameter) -> NoReturn:
+    from dozan.arabic_errors import told
+
+    shown = io.StringIO()
+    error.show(file=shown)
+    print(told(redact(error.format_message()), shown.getvalue().removesuffix("\n")), file=sys.stderr)
+    sys.exit(error.exit_code)
 
 
 def _show_redacted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
+from dozan.cli import complete
+
 Models = Annotated[
     list[str], typer.Argument(
         help="Models, or score files of dozan eval --json, the base first; a run alone is held against its base.",
-        metavar="A B [C…]",
+        metavar="A B [C…]", autocompletion=complete.models,
     ),
 ]
 
@@ -26,7 +28,11 @@ def compare(
         typer.Option(help="A gate: normalised>=0.9, strict>=base-0.01, regressions<=5. Repeats.", metavar="GATE"),
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="A recipe whose gates (score.require) count too.", metavar="NAME|FILE")
+        str | None,
+        typer.Option(
+            help="A recipe whose gates (score.require) count too.", metavar="NAME|FILE",
+            autocompletion=complete.recipes,
+        ),
     ] = None,
     most: Annotated[int, typer.Option("--list", min=0, help="Rows shown, lost and won each.", metavar="N")] = 10,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every figure here.", metavar="FILE")] = None,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import dozan
+from dozan.cli import complete
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +30,10 @@ Files = Annotated[list[str], typer.Argument(help="Rows in any known shape, or hf
 OneFile = Annotated[str, typer.Argument(help="Rows in any known shape, or hf:org/name.", metavar="FILE")]
 Model = Annotated[
     str,
-    typer.Option(help="Whose tokens and chat format to use.", show_default=EMBEDDED_NAME, metavar="MODEL"),
+    typer.Option(
+        help="Whose tokens and chat format to use.", show_default=EMBEDDED_NAME, metavar="MODEL",
+        autocompletion=complete.models,
+    ),
 ]
 Shape = Annotated[
     str | None, typer.Option(help="Read the rows in this shape.", show_default="told by the rows", metavar="NAME")

@@ -8,15 +8,18 @@ from typing import Annotated
 import typer
 
 import dozan
+from dozan.cli import complete
 
 
 def export(
-    run: Annotated[str, typer.Argument(help="A run or a checkpoint folder.", metavar="RUN")],
+    run: Annotated[
+        str, typer.Argument(help="A run or a checkpoint folder.", metavar="RUN", autocompletion=complete.runs)
+    ],
     gguf: Annotated[
         str | None,
         typer.Option(
             help="f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_0 or iq4_xs; several with commas.",
-            show_default="q8_0", metavar="TYPE",
+            show_default="q8_0", metavar="TYPE", autocompletion=complete.several_of(*complete.GGUF_TYPES),
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="The folder to write to.", metavar="DIR")] = Path("output/gguf"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import dozan
+from dozan.cli import complete
 from dozan.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,13 +26,19 @@ def plan(
     model: Annotated[
         str,
         typer.Option(
-            help="A folder, a hub id, or a size: 270m, 1b, 4b, 12b, 27b.", show_default=EMBEDDED_NAME, metavar="MODEL"
+            help="A folder, a hub id, or a size: 270m, 1b, 4b, 12b, 27b.", show_default=EMBEDDED_NAME, metavar="MODEL",
+            autocompletion=complete.models,
         ),
     ] = dozan.EMBEDDED_BASE,
-    recipe: Annotated[str | None, typer.Option(help="As for dozan train.", metavar="NAME|FILE")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="As for dozan train.", metavar="NAME|FILE", autocompletion=complete.recipes)
+    ] = None,
     gpu: Annotated[
         str | None,
-        typer.Option(help="t4, l4, a100, h100, rtx4090 ..., or GiB.", show_default="the one here", metavar="NAME|GIB"),
+        typer.Option(
+            help="t4, l4, a100, h100, rtx4090 ..., or GiB.", show_default="the one here", metavar="NAME|GIB",
+            autocompletion=complete.one_of(*complete.CARDS),
+        ),
     ] = None,
     gpus: Annotated[int, typer.Option(min=1, help="How many of them.", metavar="N")] = 1,
     settings: Annotated[

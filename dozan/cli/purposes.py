@@ -8,10 +8,14 @@ from typing import Annotated
 
 import typer
 
+from dozan.cli import complete
+
 
 def forget(
-    base: Annotated[str, typer.Argument(help="The model before tuning.", metavar="BASE")],
-    tuned: Annotated[str, typer.Argument(help="The model after.", metavar="TUNED")],
+    base: Annotated[
+        str, typer.Argument(help="The model before tuning.", metavar="BASE", autocompletion=complete.models)
+    ],
+    tuned: Annotated[str, typer.Argument(help="The model after.", metavar="TUNED", autocompletion=complete.models)],
     rows: Annotated[
         list[str] | None,
         typer.Option(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dozan.cli import complete
 from dozan.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def push(
-    run: Annotated[Path, typer.Argument(help="A finished run, or a merged folder.", metavar="RUN")],
+    run: Annotated[
+        Path, typer.Argument(help="A finished run, or a merged folder.", metavar="RUN", autocompletion=complete.runs)
+    ],
     repo: Annotated[str, typer.Argument(help="The repository on the hub.", metavar="OWNER/NAME")],
     private: Annotated[bool, typer.Option("--private", help="Only its owner sees it.")] = False,
     gguf: Annotated[

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import dozan
+from dozan.cli import complete
 
 
 def render_diff(
@@ -16,7 +17,7 @@ def render_diff(
     model: Annotated[
         str,
         typer.Option(help="A run, a folder, a hub id or a GGUF: its layout and its template.",
-                     show_default="dozan:embedded", metavar="MODEL"),
+                     show_default="dozan:embedded", metavar="MODEL", autocompletion=complete.models),
     ] = dozan.EMBEDDED_BASE,
     limit: Annotated[int, typer.Option(min=1, help="Only the first N rows.", metavar="N")] = 20,
     most: Annotated[int, typer.Option("--list", min=0, help="Places shown of each runtime.", metavar="N")] = 8,

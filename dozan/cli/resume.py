@@ -8,11 +8,14 @@ from typing import Annotated
 import typer
 
 import dozan
+from dozan.cli import complete
 from dozan.errors import InputError
 
 
 def resume(
-    run: Annotated[Path, typer.Argument(help="The folder of a run that was stopped.", metavar="RUN")],
+    run: Annotated[
+        Path, typer.Argument(help="The folder of a run that was stopped.", metavar="RUN", autocompletion=complete.runs)
+    ],
     data: Annotated[Path | None, typer.Option(help="Where the rows lie now, if they moved.", metavar="FILE")] = None,
     settings: Annotated[
         list[str] | None,

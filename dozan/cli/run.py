@@ -8,13 +8,18 @@ from typing import Annotated
 import typer
 
 import dozan
+from dozan.cli import complete
 from dozan.cli.data import EMBEDDED_NAME
 
 
 def run(
     prompt: Annotated[str | None, typer.Argument(help="What to say. Without it, a chat.", metavar="PROMPT")] = None,
     model: Annotated[
-        str, typer.Option(help="A run, a checkpoint folder or a hub id.", show_default=EMBEDDED_NAME, metavar="MODEL")
+        str,
+        typer.Option(
+            help="A run, a checkpoint folder or a hub id.", show_default=EMBEDDED_NAME, metavar="MODEL",
+            autocompletion=complete.models,
+        ),
     ] = dozan.EMBEDDED_BASE,
     tools: Annotated[
         Path | None,

@@ -7,11 +7,21 @@ from typing import Annotated
 
 import typer
 
+from dozan.cli import complete
+
 
 def serve(
-    model: Annotated[str, typer.Argument(help="A GGUF file, a run or a checkpoint folder.", metavar="MODEL")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A GGUF file, a run or a checkpoint folder.", metavar="MODEL", autocompletion=complete.models
+        ),
+    ],
     base: Annotated[
-        str | None, typer.Option(help="A second model, shown beside it in the playground.", metavar="MODEL")
+        str | None,
+        typer.Option(
+            help="A second model, shown beside it in the playground.", metavar="MODEL", autocompletion=complete.models
+        ),
     ] = None,
     tools: Annotated[
         Path | None,

@@ -19,15 +19,17 @@ from dozan.judge.report_lessons import lessons_section
 from dozan.judge.report_parts import Runs, number, per_cent, span, unbroken
 from dozan.judge.report_scores import groups_section, points, scores_section
 from dozan.judge.report_style import STYLE
+from dozan.judge.report_troubles import troubles_section
 from dozan.rows.example import Json
 
 _CONTENTS = {
-    "scores": "Scores", "lessons": "Lessons", "training": "Training", "where": "Where it is right",
+    "scores": "Scores", "lessons": "Lessons", "training": "Training", "troubles": "Skipped and retried",
+    "where": "Where it is right",
     "confusion": "Confusion", "regressions": "Regressions", "errors": "Errors", "certificate": "Certificate",
     "speed": "Speed and memory", "data": "Data", "made": "How it was made",
 }  # fmt: skip
 _ELSEWHERE = ("fingerprint", "state", "memory", "final", "base_sha256", "overridden", "rows", "heldout_rows", "tokens",
-              "packing", "steps", "findings", "said", "given")  # fmt: skip
+              "packing", "steps", "findings", "said", "given", "recoveries", "oom_retries", "sealed")  # fmt: skip
 """What run.json has and the list of facts need not repeat."""
 
 
@@ -52,6 +54,7 @@ def write_report(
                 scores_section(comparison, runs, gates),
                 lessons_section(runs[subject], subject, comparison.strict, metrics, facts.get("said") or ()),
                 curves_section(metrics),
+                troubles_section(metrics, facts),
                 groups_section(runs),
                 confusion_section(runs[subject], subject),
                 regressions_section(comparison, runs),
@@ -85,17 +88,9 @@ def report_run(
         metrics = [json.loads(line) for line in lines]
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: not a run that can be reported on ({error}); give a run folder") from None
-    if "oom_retries" in facts:
-        facts["oom_retries"] = [_retry(retry) for retry in facts["oom_retries"]]
     title = title or f"{Path(str(facts.get('base', ''))).name}, tuned"
     found = findings or facts.get("findings")
     write_report(path, title, runs, metrics, facts, facts.get("memory"), found, gates, certificate)
-
-
-def _retry(retry: Mapping[str, Json]) -> str:
-    """One retry of a step that memory did not do for, as run.json has it."""
-    again = f", {retry['recompute']} layers computed again" if retry["recompute"] else ""
-    return f"step {retry['step']}: packs of at most {retry['pack_tokens']:,} tokens{again}"
 
 
 def _listed(facts: Mapping[str, Json]) -> dict[str, Json]:

@@ -1,6 +1,6 @@
 """Linear cross-entropy over supervised positions alone; the gradient of the hidden states is made in the forward pass.
 
-loss = Σ w_i (logsumexp(h_i Eᵀ) - h_i·E[y_i]);  dh_i = w_i (softmax(h_i Eᵀ) E - E[y_i]). The head is frozen, so no
+loss = Σ w_i (logsumexp(h_i Eᵀ) - h_i·E[y_i]);  dh_i = w_i (softmax(h_i Eᵀ) E - E[y_i]). Where the head is frozen no
 gradient of E is due, and nothing of size V outlives its chunk: the backward pass is one multiplication. Keeping the
 logits would cost S · V · 4 bytes (4 GiB for 4,096 positions of Gemma's vocabulary).
 """
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dozan.kernels.cross_entropy_tiled import tiled_cross_entropy
+from dozan.kernels.cross_entropy_trained import trained_cross_entropy
 from dozan.kernels.embedding import Rows
 from dozan.kernels.precision import has_triton
 
@@ -61,10 +62,13 @@ class _SupervisedCrossEntropy(torch.autograd.Function):
 def supervised_cross_entropy(hidden: Tensor, embedding: Tensor | Rows, target: Tensor, weight: Tensor) -> Tensor:
     """Weighted SUM of the negative log-likelihoods, an fp32 scalar (the caller divides by the step's total weight).
 
-    hidden [S, D] are the states at supervised positions, embedding [V, D] the frozen head, target int64 [S], weight
-    fp32 [S]. An embedding that is not at hand is taken a tile of words at a time (`cross_entropy_tiled`).
+    hidden [S, D] are the states at supervised positions, embedding [V, D] the head, target int64 [S], weight fp32 [S].
+    An embedding that is not at hand is taken a tile of words at a time (`cross_entropy_tiled`), and so is one that is
+    trained itself (`cross_entropy_trained`).
     """
     if not isinstance(embedding, Tensor):
         return tiled_cross_entropy(hidden, embedding, target, weight)
+    if embedding.requires_grad and torch.is_grad_enabled():
+        return trained_cross_entropy(hidden, embedding, target, weight)
     loss: Tensor = _SupervisedCrossEntropy.apply(hidden, embedding, target, weight)
     return loss

@@ -25,13 +25,13 @@ class _TiledCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, words: Rows, target: Tensor, weight: Tensor) -> Tensor:
         most = torch.full((len(hidden),), float("-inf"), device=hidden.device)
         total, wanted = torch.zeros_like(most), torch.zeros_like(most)
-        for begin, tile in _tiles(words):
-            _fold(hidden @ tile.t(), most, total, wanted, target - begin)
+        for begin, tile in tiles(words):
+            fold(hidden @ tile.t(), most, total, wanted, target - begin)
             del tile  # or it would lie beside the next one
         log_sum = most + total.log()
         gradient = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
-        for begin, tile in _tiles(words):
-            d_logits = _gradient(hidden @ tile.t(), log_sum, target - begin, weight)
+        for begin, tile in tiles(words):
+            d_logits = tile_gradient(hidden @ tile.t(), log_sum, target - begin, weight)
             gradient += torch.mm(d_logits, tile)
             del d_logits, tile
         ctx.save_for_backward(gradient.to(hidden.dtype))
@@ -43,12 +43,12 @@ class _TiledCrossEntropy(torch.autograd.Function):
         return gradient * outer[0].to(gradient.dtype), None, None, None
 
 
-def _tiles(words: Rows) -> Iterator[tuple[int, Tensor]]:
+def tiles(words: Rows) -> Iterator[tuple[int, Tensor]]:
     for begin in range(0, words.shape[0], TILE):
         yield begin, words.tile(begin, min(begin + TILE, words.shape[0]))
 
 
-def _fold(logits: Tensor, most: Tensor, total: Tensor, wanted: Tensor, target: Tensor) -> None:
+def fold(logits: Tensor, most: Tensor, total: Tensor, wanted: Tensor, target: Tensor) -> None:
     """Take a tile's logits [S, N] into the running maximum, Σ exp(· - maximum) and logit of the target, fp32 [S];
     target int64 [S] counts from the tile's first word."""
     if has_triton(logits.device):
@@ -64,7 +64,7 @@ def _fold(logits: Tensor, most: Tensor, total: Tensor, wanted: Tensor, target: T
     wanted.add_(torch.where(inside, found, 0.0))
 
 
-def _gradient(logits: Tensor, log_sum: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+def tile_gradient(logits: Tensor, log_sum: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """weight · (softmax - one at the target) of a tile, [S, N] in the logits' dtype and place."""
     if has_triton(logits.device):
         from dozan.kernels.cross_entropy_triton import gradient_of_tile

@@ -48,14 +48,14 @@ def _gradient(LOGITS, TARGET, WEIGHT, LOSS, words, BLOCK: tl.constexpr):
 
 
 def fold_tile(logits: Tensor, most: Tensor, total: Tensor, wanted: Tensor, target: Tensor) -> None:
-    """As `cross_entropy_tiled._fold`: logits [S, N] contiguous, the others [S]."""
+    """As `cross_entropy_tiled.fold`: logits [S, N] contiguous, the others [S]."""
     rows, words = logits.shape
     block = min(_BLOCK, triton.next_power_of_2(words))
     _fold[(rows,)](logits, most, total, wanted, target, words, BLOCK=block, num_warps=8)
 
 
 def gradient_of_tile(logits: Tensor, log_sum: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """As `cross_entropy_tiled._gradient`, in place."""
+    """As `cross_entropy_tiled.tile_gradient`, in place."""
     rows, words = logits.shape
     block = min(_BLOCK, triton.next_power_of_2(words))
     _tile_gradient[(rows, triton.cdiv(words, block))](logits, log_sum, target, weight, words, BLOCK=block, num_warps=8)

@@ -130,7 +130,7 @@ def project(x: Tensor, linears: Sequence[nn.Module], dots: list[Tensor] | None =
     """What each of the linears makes of x [..., I]; adapted ones are computed as one op. dots: see
     `low_rank_linears`."""
     together = [m for m in linears if isinstance(m, AdaptedLinear) and not (m.dropout and m.training)]
-    if len(together) < max(2, len(linears)):
+    if len(together) < max(2, len(linears)) or any(m.scale != together[0].scale for m in together):
         return tuple(linear(x) for linear in linears)
     return low_rank_linears(x, [m.parts for m in together], together[0].scale, dots=dots)
 
@@ -169,10 +169,15 @@ def attach(model: nn.Module, recipe: AdapterRecipe, seed: int) -> None:
     found = targets(model, recipe)
     if not found:
         raise InputError(f"adapter.targets {list(recipe.targets)} names no linear of this model; try [q_proj, v_proj]")
+    attach_each(model, {name: recipe for name, _ in found}, seed)
+
+
+def attach_each(model: nn.Module, recipes: Mapping[str, AdapterRecipe], seed: int) -> None:
+    """Freeze the model and put an adapter of its own on each of some linears, by name, in place."""
     model.requires_grad_(False)
-    for name, linear in found:
-        assert not isinstance(linear, AdaptedLinear)
-        parent, _, child = name.rpartition(".")
+    for name, recipe in recipes.items():
+        linear, (parent, _, child) = model.get_submodule(name), name.rpartition(".")
+        assert isinstance(linear, nn.Linear | QuantisedLinear), f"{name} has an adapter"
         setattr(model.get_submodule(parent), child, AdaptedLinear(linear, recipe, name, seed).train(linear.training))
 
 
@@ -244,8 +249,15 @@ def shape_of(linear: nn.Linear | QuantisedLinear | AdaptedLinear) -> tuple[int, 
 
 def state_shapes(model: nn.Module, recipe: AdapterRecipe) -> dict[str, tuple[int, ...]]:
     """The names and shapes that PEFT's file holds for this recipe on this model, adapted or not."""
+    return shapes_of_each(model, {name: recipe for name, _ in targets(model, recipe)})
+
+
+def shapes_of_each(model: nn.Module, recipes: Mapping[str, AdapterRecipe]) -> dict[str, tuple[int, ...]]:
+    """The same for linears that each have a recipe, by name."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, linear in targets(model, recipe):
+    for name, recipe in recipes.items():
+        linear = model.get_submodule(name)
+        assert isinstance(linear, nn.Linear | QuantisedLinear | AdaptedLinear), name
         outputs, inputs = shape_of(linear)
         shapes[f"{PEFT_ROOT}{name}.lora_A.weight"] = (recipe.rank, inputs)
         shapes[f"{PEFT_ROOT}{name}.lora_B.weight"] = (outputs, recipe.rank)

@@ -16,9 +16,11 @@ from dozan.chat.format import ChatFormat
 from dozan.chat.tokenizer import Tokenizer
 from dozan.errors import InputError
 from dozan.model.files import read_json, write_whole
+from dozan.model.full_format import MODEL, WEIGHTS, load_into
 from dozan.model.gemma3 import Gemma3, Gemma3Config
 from dozan.model.hub import resolve_model, run_base
 from dozan.model.peft_format import ADAPTER_CONFIG, load_adapter
+from dozan.model.sealed import require_intact
 from dozan.model.weights import QUANTISE, Quantise, empty_model, load_model, read_config
 
 ARRANGEMENT = "dozan.json"
@@ -44,18 +46,21 @@ def open_model(
 ) -> Bundle:  # fmt: skip
     """Open a run folder, a PEFT adapter folder (a run's checkpoint is one), a Hugging Face folder or a hub id.
 
-    dtype: "auto" (float32), float32, bfloat16 or float16. Without `with_adapter`, a run or an adapter gives its base.
+    dtype: "auto" (float32), float32, bfloat16 or float16. Without `with_adapter`, a run, its checkpoint or an adapter
+    gives its base. Of a run that trained every weight the model is `model/`, or what its checkpoint holds.
     chat: a format's name, or "auto": what the run was trained with, else by the tokenizer. Either way rows are laid out
     as the run or the merged folder says (`chat.arranged`). quantise: what is done to a 16-bit base as it is read,
     "none" or "nf4", or "auto": what the run did; a base that is stored in NF4 opens so. device: where the model is put,
     tensor by tensor. Raises InputError.
     """
     parts = _parts(Path(path).expanduser(), str(path))
-    base, adapter_folder = parts.base, parts.adapter
+    base, adapter_folder = parts.folder if with_adapter else parts.base, parts.adapter
     tokenizer, form = _tokens(parts, chat)
     wanted = parts.quantise if quantise == "auto" else quantise
     model = load_model(base, "float32" if dtype == "auto" else dtype, wanted, device)
     check_rows(base, tokenizer, form, model.config.vocab_size)
+    if with_adapter and parts.weights is not None:
+        load_into(parts.weights, model)
     if not with_adapter or adapter_folder is None:
         return Bundle(model, model.config, tokenizer, form, base, None)
     if not adapter_folder.is_dir():
@@ -67,22 +72,40 @@ def open_model(
 @dataclass(frozen=True)
 class _Parts:
     """Where a model's parts are: the base folder, the adapter's folder if any, the chat format by name, how rows are
-    laid out, and how the base was quantised."""
+    laid out, and how the base was quantised. Where every weight was trained: the folder `full` of the finished model,
+    or that of a checkpoint's `weights` over the base."""
 
     base: Path
     adapter: Path | None
     chat: str
     arrangement: Arrangement
     quantise: Quantise = "none"
+    full: Path | None = None
+    weights: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where the model's own files lie. Raises InputError when the run has not written them yet, or they are
+        damaged."""
+        if self.full is None:
+            return self.base
+        if not self.full.is_dir():
+            raise InputError(f"{self.full.parent}: the run has no {MODEL}/ yet; let it finish, or give one of its "
+                             "checkpoints/")  # fmt: skip
+        require_intact(self.full)
+        return self.full
 
 
 def open_shell(path: str | Path) -> tuple[Bundle, Quantise]:
     """What `open_model` gives, but for the weights: the model is without memory and without adapter. Also how the run
     quantised its base. Raises InputError."""
     parts = _parts(Path(path).expanduser(), str(path))
+    if parts.weights is not None:
+        raise InputError(f"{path}: a checkpoint of a run that trains every weight; it can be run and scored, and the "
+                         "run itself exported when it has finished")  # fmt: skip
     tokenizer, form = _tokens(parts, "auto")
-    model = empty_model(read_config(parts.base))
-    return Bundle(model, model.config, tokenizer, form, parts.base, parts.adapter), parts.quantise
+    model = empty_model(read_config(parts.folder))
+    return Bundle(model, model.config, tokenizer, form, parts.folder, parts.adapter), parts.quantise
 
 
 def _tokens(parts: _Parts, chat: str) -> tuple[Tokenizer, ChatFormat]:
@@ -93,16 +116,35 @@ def _tokens(parts: _Parts, chat: str) -> tuple[Tokenizer, ChatFormat]:
 
 def _parts(folder: Path, name: str) -> _Parts:
     if (folder / "run.json").is_file():
-        return _Parts(resolve_model(run_base(folder)), folder / "adapter", *_run_settings(folder))
+        trained, settings = trained_weights(folder), _run_settings(folder)
+        if trained == "full":
+            return _Parts(resolve_model(run_base(folder)), None, *settings, full=folder / MODEL)
+        return _Parts(resolve_model(run_base(folder)), folder / "adapter", *settings)
+    if (folder / WEIGHTS).is_file():
+        owner = _run_of(folder)
+        if owner is None:
+            raise InputError(f"{folder}: weights of a run's checkpoint, without the run; they are read in its folder")
+        return _Parts(resolve_model(run_base(owner)), None, *_run_settings(owner), weights=folder)
     if (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file():
         config = folder / ADAPTER_CONFIG
         base = read_json(config).get("base_model_name_or_path")
         if not isinstance(base, str) or not base:
             raise InputError(f"{config}: base_model_name_or_path is {base!r}; name the base model there")
-        runs = [parent for parent in (folder.parent, folder.parent.parent) if (parent / "run.json").is_file()]
-        return _Parts(resolve_model(base), folder, *(_run_settings(runs[0]) if runs else ("auto", AS_GIVEN)))
+        run = _run_of(folder)
+        return _Parts(resolve_model(base), folder, *(_run_settings(run) if run is not None else ("auto", AS_GIVEN)))
     checkpoint = resolve_model(name)
     return _Parts(checkpoint, None, "auto", folder_arrangement(checkpoint))
+
+
+def _run_of(folder: Path) -> Path | None:
+    """The run that a folder within it belongs to."""
+    return next((p for p in (folder.parent, folder.parent.parent) if (p / "run.json").is_file()), None)
+
+
+def trained_weights(run: Path) -> str:
+    """What a run trained, by its run.json: "adapter" or "full"."""
+    recipe = read_json(run / "run.json").get("recipe") or {}
+    return str((recipe.get("train") or {}).get("weights", "adapter"))
 
 
 def _run_settings(run: Path) -> tuple[str, Arrangement, Quantise]:

@@ -147,11 +147,13 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [T, H, E], keys and values [T, K, E]."""
+        """Queries [T, H, E], keys and values [T, K, E], in the table's dtype: x is wider in a layer that computes in
+        float32 amid float16 (`train.islands`)."""
+        narrow, table = rope[0].dtype, (rope[0].to(x.dtype), rope[1].to(x.dtype))
         projected = project(x, (self.q_proj, self.k_proj, self.v_proj))
         q, k, v = (y.unflatten(-1, (-1, self.head_dim)) for y in projected)
-        q, k = (rotated_norm(y, n.weight, n.eps, rope) for y, n in ((q, self.q_norm), (k, self.k_norm)))
-        return q, k, v
+        q, k = (rotated_norm(y, n.weight, n.eps, table) for y, n in ((q, self.q_norm), (k, self.k_norm)))
+        return q.to(narrow), k.to(narrow), v.to(narrow)
 
 
 class FeedForward(nn.Module):
@@ -180,7 +182,7 @@ class Layer(nn.Module):
         normed, x = self.input_layernorm.branch(x)
         attended = attend(self.index, self.sliding, *self.self_attn(normed, rope))
         normed, x = self.pre_feedforward_layernorm.branch(
-            self.post_attention_layernorm(self.self_attn.o_proj(attended.flatten(-2)), x)
+            self.post_attention_layernorm(self.self_attn.o_proj(attended.flatten(-2).to(normed.dtype)), x)
         )
         out: Tensor = self.post_feedforward_layernorm(self.mlp(normed), x)
         return out

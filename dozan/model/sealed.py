@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
 
 from dozan.errors import InputError
+from dozan.rows.kept import require_kept, sha256
+
+__all__ = ["MANIFEST", "require_intact", "seal", "sha256", "sync", "verify"]
 
 MANIFEST = "manifest.json"
-_CHUNK = 2**20
 
 
 def seal(folder: Path) -> None:
@@ -29,8 +30,10 @@ def verify(folder: Path) -> list[str]:
 
 
 def require_intact(folder: Path) -> None:
-    """Raises InputError when a file that the folder's manifest names is not as written; a folder without a manifest,
-    or with files beside those, is accepted."""
+    """Raises InputError when a file that the folder's manifest names is not as written, or the manifest is not the one
+    that the record of the run around it names; a folder without a manifest of which no record speaks is accepted, and
+    so are files beside those."""
+    require_kept(folder / MANIFEST)
     if not (folder / MANIFEST).is_file():
         return
     problems = _compared(folder, strict=False)
@@ -67,15 +70,6 @@ def _problem(path: Path, size: object, digest: object) -> str | None:
         return None if sha256(path) == digest else f"{path.name} has other bytes than were written"
     except OSError as error:
         return f"{path.name} cannot be read ({error.strerror})"
-
-
-def sha256(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def sync(path: Path) -> None:

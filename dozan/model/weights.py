@@ -26,6 +26,7 @@ from dozan.model.hub import resolve_model
 from dozan.model.nf4_format import StoredNF4, check_config, gather, require_finite
 from dozan.model.peft_format import load_adapter, read_adapter_recipe, save_adapter
 from dozan.model.quantised import QuantisedLinear
+from dozan.model.sealed import MANIFEST
 from dozan.model.stored import DTYPES, INDEX, SINGLE, Stored, inventory, weight_files
 from dozan.model.unpacked import copy_unpacked
 
@@ -41,6 +42,8 @@ _TEXT, _VISION = "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"
 _MODEL_TYPES = {"gemma3_text": _TEXT, "gemma3": _VISION}
 _MARGIN_BYTES = 1 << 20
 _COPIED = ("*.json", "*.model", "*.jinja", "*.txt", "LICENSE*", "NOTICE*")
+_NOT_COPIED = (MANIFEST, "dozan-manifest.json", "parity.json")
+"""What dozan wrote about the very bytes of a folder."""
 
 
 def read_config(folder: Path) -> Gemma3Config:
@@ -217,14 +220,19 @@ def write_checkpoint(base: Path, weights: Iterable[tuple[str, Tensor]], out: str
 def _merged_files(base: Path) -> list[Path]:
     """The weight files and everything that goes with them: configuration, tokenizer, template, licence."""
     weights, _ = weight_files(base)
-    beside = {path for pattern in _COPIED for path in base.glob(pattern) if path.is_file()}
-    beside = {path for path in beside if not path.name.startswith("adapter_config")}
-    if weights[0].name == SINGLE:
-        beside.discard(base / INDEX)
     nested = [path.name for path in weights if path.parent != base]
     if nested:
         raise InputError(f"{base}: the index names files in sub-folders ({', '.join(nested)}); move them beside it")
-    return [*weights, *(inside(base, path.name) for path in sorted(beside))]
+    return [*weights, *beside_weights(base)]
+
+
+def beside_weights(base: Path) -> list[Path]:
+    """What goes with the weight files of a checkpoint: index, configuration, tokenizer, template, licence."""
+    found = {path for pattern in _COPIED for path in base.glob(pattern) if path.is_file()}
+    found = {path for path in found if not path.name.startswith("adapter_config") and path.name not in _NOT_COPIED}
+    if weight_files(base)[0][0].name == SINGLE:
+        found.discard(base / INDEX)
+    return [inside(base, path.name) for path in sorted(found)]
 
 
 def _check_room(out: Path, size: int) -> None:

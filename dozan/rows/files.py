@@ -11,6 +11,7 @@ from typing import IO
 from dozan.errors import InputError
 from dozan.rows.documents import document_records
 from dozan.rows.json_text import JsonText, Problem
+from dozan.rows.kept import require_kept
 from dozan.rows.records import Broken, Record
 from dozan.rows.tables import parquet_records, table_records
 from dozan.rows.tool_lists import LineParser
@@ -21,8 +22,10 @@ _WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def open_records(path: Path, name: str) -> Iterator[Record | Broken]:
-    """The records of a file; InputError when it is not there or of no known kind."""
+    """The records of a file; InputError when it is not there, of no known kind, or not as the run wrote it whose it
+    is."""
     head, packed = _peek(path)
+    require_kept(path)
     suffix = _suffix(Path(name))
     if head[:2] in _WIDE_MARKS or (head[:1] != b"P" and b"\x00" in head[:2]):
         yield Broken(name, 0, 0, "utf-16", "saved as UTF-16; save the file as UTF-8")

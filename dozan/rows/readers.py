@@ -88,6 +88,15 @@ def read_examples(
     problems gets everything broken, as it is met; without it, one InputError at the end names every bad line. say gets
     one line with the file's shape and the reason, unless it is canonical or forced. That ids differ is not checked.
     """
+    records = hub_records(str(path)) if is_hub_id(path) else read_records(path)
+    yield from examples_of(records, path, shape, problems, say, options)
+
+
+def examples_of(
+    records: Iterator[Record | Broken], path: str | Path, shape: str | None = None, problems: Problems | None = None,
+    say: Say | None = None, options: Options | None = None,
+) -> Iterator[Example]:  # fmt: skip
+    """`read_examples` of records that were read already; `path` is what they are called."""
     errors = Errors()
 
     def collect(broken: Broken) -> None:
@@ -95,7 +104,6 @@ def read_examples(
             errors.add(str(broken))
 
     chosen = shape_named(shape) if shape else None
-    records = hub_records(str(path)) if is_hub_id(path) else read_records(path)
     first = list(islice(records, SEEN_FIRST))
     if chosen is None:
         chosen, words = _choose(first)

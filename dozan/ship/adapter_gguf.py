@@ -41,7 +41,9 @@ def write_adapter_gguf(run: str | Path, out: str | Path) -> Path:
         broken += [f"{module}.{part}" for part in ("lora_A", "lora_B") if not getattr(linear, part).isfinite().all()]
     if broken:
         raise InputError(f"{run}: values that are not finite in {', '.join(broken[:3])} ({len(broken)} tensors)")
-    (alpha,) = alphas
+    alpha = max(alphas)
+    for module, linear in source.adapters.items():  # one alpha a file: what differs goes into B
+        arrays[f"{names[module]}.lora_b"] *= linear.scale * linear.lora_A.shape[0] / alpha
     check_space(path.parent, sum(array.nbytes for array in arrays.values()) + _MARGIN_BYTES)
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as temporary:

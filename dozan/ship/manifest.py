@@ -9,9 +9,12 @@ from pathlib import Path
 
 import dozan
 from dozan.model.files import read_json, write_whole
+from dozan.model.full_format import MODEL
+from dozan.model.hub import run_base
 from dozan.model.peft_format import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from dozan.rows.example import Json
 from dozan.ship.source import Source
+from dozan.train.run import RUN, hash_base
 
 MANIFEST = "dozan-manifest.json"
 
@@ -23,19 +26,33 @@ def file_sha256(path: Path) -> str:
 
 
 def origin(source: Source) -> dict[str, Json]:
-    """What a model was made of: base and adapter by name and SHA-256 (the adapter's is None for a plain checkpoint)."""
+    """What a model was made of: base and adapter by name and SHA-256 (the adapter's is None for a plain checkpoint). Of
+    a run that trained every weight the base is what it began with, and `weights_sha256` that of what came out."""
     bundle = source.bundle
-    adapter = bundle.adapter_folder
+    adapter, run = bundle.adapter_folder, full_run(source)
+    base_sha256 = source.base_sha256 if run is None else read_json(run / RUN).get("base_sha256")
+    trained = {} if run is None else {"weights_sha256": hash_base(bundle.base_folder)}
     return {
         "dozan": dozan.__version__,
         "base": named_base(_base(source))[0],
-        "base_sha256": source.base_sha256 or None,
+        "base_sha256": base_sha256 or None,
         "adapter_sha256": None if adapter is None else file_sha256(adapter / ADAPTER_WEIGHTS),
+        **trained,
     }
 
 
+def full_run(source: Source) -> Path | None:
+    """The run that trained every weight of what a source was opened on."""
+    folder = source.bundle.base_folder
+    inside = folder.name == MODEL and (folder.parent / RUN).is_file()
+    return folder.parent if inside and source.bundle.adapter_folder is None else None
+
+
 def _base(source: Source) -> str:
-    """What the adapter says it was trained on, or the checkpoint's folder."""
+    """What the adapter says it was trained on, what a run began with, or the checkpoint's folder."""
+    run = full_run(source)
+    if run is not None:
+        return run_base(run)
     folder = source.bundle.adapter_folder
     said = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") if folder is not None else None
     return str(said or source.bundle.base_folder)

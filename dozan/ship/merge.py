@@ -26,6 +26,7 @@ from dozan.model.bundle import folder_arrangement, write_arrangement
 from dozan.model.nf4_format import StoredNF4
 from dozan.model.stored import Stored, tensors_of, text_name, weight_files
 from dozan.model.weights import checked_inventory, linear_shapes, read_config, write_checkpoint
+from dozan.ship.full import copy_full, is_full
 from dozan.ship.manifest import write_manifest
 from dozan.ship.merge_onto import BASE, DEQUANTISED, Onto, choose_base
 from dozan.ship.parity import GATES, MERGED_GATE, Difference, ExportFailed, compare, probe_rows, write_certificate
@@ -96,7 +97,8 @@ def merge(
     run: str | Path, out: str | Path, onto: str | Path | None = None, say: Callable[[str], None] | None = None
 ) -> Path:
     """Write the folder `out`: `run`'s base with its adapter merged in, every other byte as in the base, dozan.json when
-    prompts are laid out otherwise than the base's, dozan-manifest.json and parity.json.
+    prompts are laid out otherwise than the base's, dozan-manifest.json and parity.json. Of a run that trained every
+    weight it is a copy of its model, with a manifest.
 
     onto: for a base in NF4, "dequantised" (the default: what was trained), "base" (the 16-bit weights that were
     quantised), or a 16-bit checkpoint's path or hub id; both ways are measured, and `say` is told. Raises InputError
@@ -106,6 +108,8 @@ def merge(
     """
     out = Path(out)
     source = open_source(run)
+    if is_full(source):
+        return copy_full(source, run, out, onto)
     if not source.adapters:
         raise InputError(f"{run}: has no adapter, there is nothing to merge; give a run's folder")
     merging = _prepare(source, run, onto)

@@ -19,6 +19,7 @@ from dozan.chat.tokens import END_TURN, START_TURN
 from dozan.errors import InputError
 from dozan.model.bundle import Bundle, open_shell
 from dozan.rows.example import Example, Json
+from dozan.rows.kept import require_kept
 from dozan.rows.readers import read_rows
 from dozan.ship.export import Exported, export
 from dozan.ship.ollama import TRIGGER, context_length, opening_text
@@ -137,6 +138,7 @@ def shared_tools(run: Path) -> Sequence[Mapping[str, Json]]:
     """The declarations that all rows of a run have. Raises InputError where there are none."""
     path = run / "data" / TOOLS
     if path.is_file():
+        require_kept(path)
         found: list[Mapping[str, Json]] = json.loads(path.read_text(encoding="utf-8"))
         return found
     kept = next((path for name in ("heldout.jsonl", "train.jsonl") if (path := run / "data" / name).is_file()), None)

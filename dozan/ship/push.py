@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from dozan.errors import InputError
+from dozan.model.bundle import trained_weights
 from dozan.model.files import read_json
 from dozan.model.hub import EMBEDDED
 from dozan.model.peft_format import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from dozan.redact import redact
 from dozan.rows.example import Json
+from dozan.rows.kept import require_kept
 from dozan.ship.card import Facts, write_card
 from dozan.ship.manifest import MANIFEST, file_sha256, named_base
 from dozan.ship.parity_export import PAGE, PARITY
@@ -94,12 +96,15 @@ def prepare(run: str | Path, repo: str, private: bool = False, gguf: str | Path 
     if not _REPO.fullmatch(repo):
         raise InputError(f"repository {repo!r}: write OWNER/NAME, such as 'someone/phone-commands-ar'")
     if (folder / "run.json").is_file():
+        if trained_weights(folder) == "full":
+            raise InputError(f"{folder}: trained every weight; write its folder first, then push that: "
+                             f"dozan merge {folder} --out DIR")  # fmt: skip
         items, record, kind = _of_run(folder), read_json(folder / "run.json"), "adapter"
         adapter_sha256, made_of = file_sha256(folder / "adapter" / ADAPTER_WEIGHTS), record
     elif (folder / MANIFEST).is_file():
         made_of = read_json(folder / MANIFEST)
         items, record, kind = _of_folder(folder, made_of), {}, "model"
-        adapter_sha256 = str(made_of.get("adapter_sha256"))
+        adapter_sha256 = str(made_of.get("adapter_sha256") or made_of.get("weights_sha256"))
     else:
         raise InputError(f"{folder}: neither a run nor a merged folder; give what dozan train or dozan merge wrote")
     parity, files = ({}, []) if gguf is None else _of_export(Path(gguf).expanduser(), adapter_sha256)
@@ -151,7 +156,7 @@ def _of_export(folder: Path, adapter_sha256: str) -> tuple[dict[str, Json], list
     if not (folder / PARITY).is_file():
         raise InputError(f"{folder}: has no {PARITY}; write the files with: dozan export RUN --out {folder}")
     parity = read_json(folder / PARITY)
-    if parity.get("adapter_sha256") != adapter_sha256:
+    if adapter_sha256 not in (parity.get("adapter_sha256"), parity.get("weights_sha256")):
         raise InputError(f"{folder}: these files were made from another adapter; export this run again")
     paths = sorted(folder.glob("*.gguf"))
     known: Mapping[str, Mapping[str, Json]] = parity.get("files") or {}
@@ -169,6 +174,7 @@ def _languages(run: Path) -> Sequence[str]:
     path = run / "data" / "heldout.jsonl"
     if not path.is_file():
         return ("ar", "en")
+    require_kept(path)
     with path.open(encoding="utf-8") as file:
         rows = [json.loads(line) for _, line in zip(range(_LOOKED_AT), file, strict=False)]
     said = [json.dumps(row.get("messages", row), ensure_ascii=False) for row in rows]

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import jinja2
 
 import dozan
 from dozan.chat.arranged import Arrangement, arrangement_of
 from dozan.chat.format import ChatFormat
 from dozan.chat.render_diff import Place, differences, reasons
 from dozan.chat.render_targets import RUNTIMES, SOURCES, runtime_chat
-from dozan.chat.template import render_template
+from dozan.chat.template_limits import ChatTemplate, TemplateFailed
 from dozan.errors import InputError
 from dozan.recipe import Runtime
 from dozan.rows.example import Example, Json
@@ -24,11 +23,13 @@ from dozan.ship.llama_template import Applied, apply_template
 
 @dataclass(frozen=True)
 class Opened:
-    """A model as far as rendering goes: its chat format laid out as in training, its template, its GGUF if any."""
+    """A model as far as rendering goes: its chat format laid out as in training, its template, its GGUF if any; place:
+    where these were read."""
 
     chat: ChatFormat
     template: str | None
     gguf: Path | None
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,21 @@ def open_rendering(model: str | Path) -> Opened:
     from dozan.ship.vocab import chat_template
 
     if str(model).endswith(".gguf"):
-        return Opened(read_gguf(model)[1], None, Path(model))
+        return Opened(read_gguf(model)[1], None, Path(model), str(model))
     shell, _ = open_shell(model)
-    return Opened(shell.chat, chat_template(shell.tokenizer), None)
+    return Opened(shell.chat, chat_template(shell.tokenizer), None, str(shell.base_folder))
 
 
 def render_rows(opened: Opened, examples: Sequence[Example]) -> list[RowRendered]:
-    """Every row in every runtime's bytes. Raises InputError when llama.cpp does not run the model's template."""
+    """Every row in every runtime's bytes. Raises InputError when llama.cpp does not run the model's template, and when
+    Jinja takes more than its limits for it."""
+    with ExitStack() as stack:
+        text = opened.template
+        template = None if text is None else stack.enter_context(ChatTemplate(text, opened.place))
+        return _rendered(opened, template, examples)
+
+
+def _rendered(opened: Opened, template: ChatTemplate | None, examples: Sequence[Example]) -> list[RowRendered]:
     layout = arrangement_of(opened.chat)
     official = runtime_chat(_plain(opened.chat), "transformers")
     laid_out = [_laid_out(example, layout) for example in examples]
@@ -83,8 +92,8 @@ def render_rows(opened: Opened, examples: Sequence[Example]) -> list[RowRendered
         except InputError as error:
             rows.append(RowRendered(example.id, "", str(error)))
             continue
-        written: dict[Runtime, Applied] = {"llama.cpp": applied, "transformers": _jinja(opened, official, messages,
-                                                                                      tools, opens)}  # fmt: skip
+        by_jinja = _jinja(template, official, messages, tools, opens)
+        written: dict[Runtime, Applied] = {"llama.cpp": applied, "transformers": by_jinja}
         for name in RUNTIMES:
             if name not in written:
                 written[name] = _derived(runtime_chat(official, name), messages, tools, opens)
@@ -149,16 +158,16 @@ def _laid_out(
 
 
 def _jinja(
-    opened: Opened, official: ChatFormat, messages: Sequence[Mapping[str, Json]], tools: Sequence[Mapping[str, Json]],
-    opens: bool,
+    template: ChatTemplate | None, official: ChatFormat, messages: Sequence[Mapping[str, Json]],
+    tools: Sequence[Mapping[str, Json]], opens: bool,
 ) -> Applied:  # fmt: skip
     """The checkpoint's template run by Jinja; dozan's renderer where there is none."""
-    if opened.template is None:
+    if template is None:
         return _derived(official, messages, tools, opens)
     try:
-        return Applied(render_template(opened.template, messages, tools, opens))
-    except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
-        return Applied("", f"the template fails: {type(error).__name__}: {error}")
+        return Applied(template.render(messages, tools, opens))
+    except TemplateFailed as error:
+        return Applied("", f"the template fails: {error}")
 
 
 def _derived(

@@ -110,7 +110,8 @@ def efficiency(width: int) -> float:
 
 def flops_a_token(setup: Setup, row_tokens: float) -> float:
     """Floating-point operations for one computed token: linears 4 N, adapters 6 P, attention 3.5 x 4 H E visible, and
-    once more forward for the layers that are computed again; the head 4 V D for a supervised token."""
+    once more forward for the layers that are computed again; the head 4 V D for a supervised token. Where every weight
+    is trained linears take 6 N, and the head, whose logits are made twice, 8 V D."""
     c = setup.config
     again = setup.recompute / c.num_hidden_layers
     visible = sum(
@@ -118,6 +119,8 @@ def flops_a_token(setup: Setup, row_tokens: float) -> float:
     )
     attention = 4 * c.num_attention_heads * c.head_dim * visible * (3.5 + again)
     head = 4 * c.vocab_size * c.hidden_size * setup.supervised / setup.tokens
+    if setup.full:
+        return setup.linear_weights * (6 + 2 * again) + attention + 2 * head
     return setup.linear_weights * (4 + 2 * again) + setup.trained_numbers * (6 + 2 * again) + attention + head
 
 
@@ -134,7 +137,7 @@ def step_seconds(setup: Setup, card: Card, row_tokens: float) -> float:
     layers, again = setup.config.num_hidden_layers, setup.recompute / setup.config.num_hidden_layers
     rate = card.teraflops * 1e12 * efficiency(setup.config.hidden_size)
     seconds = flops_a_token(setup, row_tokens) * setup.tokens / rate
-    made = setup.quantise == "nf4" or setup.adapter.dora
+    made = setup.quantise == "nf4" or (setup.adapter.dora and not setup.full)
     if made:
         moved = 2.6 if setup.quantise == "nf4" else 12.0  # bytes a weight, read and written
         seconds += setup.linear_weights * moved * (2 + again) / (card.bandwidth * 1e9 * _BANDWIDTH_SHARE)

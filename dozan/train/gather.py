@@ -29,8 +29,10 @@ from dozan.rows.readers import Say, read_examples, stream_rows
 from dozan.rows.splits import require_share, sentence_pattern
 from dozan.train.store import TokenStore
 
-Rows = str | Path | Sequence[Example]
-Part = str | Path | list[Example]
+Row = Example | Tokens
+"""Of a conversation, or its tokens with their weights as they are: those are not checked."""
+Rows = str | Path | Sequence[Example] | Sequence[Tokens]
+Part = str | Path | list[Row]
 Stamp = tuple[int, int, int] | None
 _COMPARED = 8
 """Training rows that are compared with a checkpoint's chat template."""
@@ -55,7 +57,7 @@ class GatheredRows:
         held = self._heldout.count(1)
         return len(self._heldout) - held, held
 
-    def read(self) -> Iterator[tuple[Example, bool]]:
+    def read(self) -> Iterator[tuple[Row, bool]]:
         """Every row. Raises InputError when a file is not as it was."""
         self._require_unchanged()
         count = 0
@@ -119,10 +121,11 @@ def gather_rows(data: Rows, eval_data: Rows | None, share: float, seed: int, say
     parts: list[Part] = [part if isinstance(part, str | Path) else list(part) for part in given]
     stamps = [_stamp(part) for part in parts]
     groups, count = KeyGroups(), 0
-    for example in _first_reading(parts[0], say):
+    for row in _first_reading(parts[0], say):
         count += 1
         if is_split:
-            groups.add(sentence_pattern(example))
+            assert isinstance(row, Example), "rows that are tokens already have no pattern to be held out by"
+            groups.add(sentence_pattern(row))
     if not count:
         raise InputError("no rows to train on; give at least one")
     if is_split:
@@ -145,7 +148,8 @@ def encode_sides(
     checked, errors, seen = (Checked(), Checked()), (Errors(), Errors()), 0
     reading = rows.read()
     with _rare_collections():
-        while some := list(islice(reading, TOGETHER)):
+        while read := list(islice(reading, TOGETHER)):
+            some = _store_tokens(found, read, encoder, errors)
             views = [view_row(example, encoder.chat) for example, _ in some]
             for view, (_, is_heldout) in zip(views, some, strict=True):
                 checked[is_heldout].add(check_row(view))
@@ -163,6 +167,30 @@ def encode_sides(
     for side in (0, 1):
         refuse_unusable(errors[side], sizes[side])
     return found
+
+
+def _store_tokens(
+    found: Encoded, some: Sequence[tuple[Row, bool]], encoder: Encoder, errors: Sequence[Errors]
+) -> list[tuple[Example, bool]]:
+    """Puts rows that are tokens already into their stores; the others."""
+    for side, store in enumerate(found.stores):
+        given = [row for row, here in some if here == side and isinstance(row, Tokens)]
+        store.add([row for row in given if _is_usable(row, encoder.max_tokens, errors[side])])
+        found.seen += len(given)
+    return [(row, here) for row, here in some if isinstance(row, Example)]
+
+
+def _is_usable(row: Tokens, max_tokens: int, errors: Errors) -> bool:
+    """Whether a row trains something and is not too long; else it is named."""
+    assert len(row.ids) == len(row.weights) and not any(row.weights[:1]), f"{row.row}: the first token is predicted"
+    if not len(row.supervised[0]):
+        errors.add(f"{row.row}: nothing to train on; every token is context")
+    elif len(row.ids) > max_tokens:
+        words = "shorten the row, or raise data.max_tokens as far as the model's context goes"
+        errors.add(f"{row.row}: {len(row.ids)} tokens, more than the {max_tokens} allowed; {words}")
+    else:
+        return True
+    return False
 
 
 def _encode(views: Sequence[RowView], encoder: Encoder, errors: Errors) -> list[Tokens]:
@@ -186,7 +214,7 @@ def _rare_collections() -> Iterator[None]:
 
 def _notice(found: Encoded, some: Sequence[tuple[Example, bool]], arrangement: Arrangement) -> None:
     """What the notes of a run and its copy of the rows need to know of some rows."""
-    if not found.seen:
+    if some and not found.seen:
         found.shared_tools = some[0][0].tools
     found.seen += len(some)
     found.first += [example for example, is_heldout in some if not is_heldout][: _COMPARED - len(found.first)]
@@ -206,7 +234,7 @@ def _refuse(checked: Checked, rows: int) -> None:
         raise InputError(f"{error}\n{ways}") from None
 
 
-def _first_reading(part: Part, say: Say) -> Iterator[Example]:
+def _first_reading(part: Part, say: Say) -> Iterator[Row]:
     return stream_rows(part, say=say) if isinstance(part, str | Path) else iter(part)
 
 

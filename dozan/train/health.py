@@ -6,7 +6,7 @@ Asked only after such a step, so it may be slow: the passes run again, op by op,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +18,14 @@ from dozan.chat.encode import Tokens
 from dozan.model.gemma3 import Gemma3
 from dozan.train import passes
 from dozan.train.plan import Plan, Prepared
-from dozan.train.recover import LOWER
 from dozan.train.retry import GoBack
 from dozan.train.scale import LEAST
 from dozan.train.state import Trainee
 
-_GRADIENT = "the gradient of"
+_GRADIENT, _NORM = "the gradient of", "the norm of the gradients"
+LOWER = 0.5
+"""Of the rate with which to try again."""
+
 MOST_SKIPPED = 3
 """Steps in a row that are not finite stop the run; fewer are skipped."""
 
@@ -35,40 +37,52 @@ _JOINED = {"down_proj": ("gelu(gate) · up", ("gate_proj", "up_proj")),
 @dataclass(frozen=True)
 class Skipped:
     """A step without an update. rows: whose loss is not finite, or all of the step where only gradients are not;
-    place: where it began, in words; scale: the loss scale that a smaller one may mend, else None."""
+    place: where it began, in words; scale: the loss scale that a smaller one may mend, else None; began: the module or
+    what else `place` tells of, "" where it was not found."""
 
     rows: list[str]
     place: str
     scale: float | None
+    began: str = ""
 
     def text(self, step: int) -> str:
         """A line for whoever watches the run; `step` counts from 1."""
+        return f"step {step}: {self.why()}"
+
+    def why(self) -> str:
+        """The same without the step, as metrics.jsonl keeps it."""
         if self.scale is not None:
             what = f"gradients beyond float16 at loss scale {self.scale:,.0f}, now halved"
-            return f"step {step}: {what}; update skipped; {self.place}"
-        return f"step {step}: not finite, update skipped; rows: {', '.join(self.rows)}; {self.place}"
+            return f"{what}; update skipped; {self.place}"
+        return f"not finite, update skipped; rows: {', '.join(self.rows)}; {self.place}"
 
 
 def explain(trainee: Trainee, plan: Plan, prepared: Prepared, step: int, loss: float, scale: float | None) -> Skipped:
     """Why `step` (from 0), whose loss was `loss` at the loss scale `scale` if any, was skipped; gradients are left
     zero."""
     if scale is not None and scale > LEAST and math.isfinite(loss):
-        return Skipped([row.row for row in prepared.rows], _place(trainee, prepared, step, scale), scale)
+        rows, began = [row.row for row in prepared.rows], begins_in(trainee, prepared, step, scale)
+        return Skipped(rows, _place(trainee, began), scale, began)
     guilty = _not_finite_rows(trainee.model, plan, prepared.rows, step)
     alone = [row for row in prepared.rows if row.row == guilty[0]] if len(guilty) < len(prepared.rows) else []
     shown = Prepared(alone, plan.pack(alone), prepared.weight) if alone else prepared
-    return Skipped(guilty, _place(trainee, shown, step, scale), None)
+    began = begins_in(trainee, shown, step, scale)
+    return Skipped(guilty, _place(trainee, began), None, began)
 
 
-def require_few_skipped(in_a_row: int, skipped: Skipped, rate: float, step: int) -> None:
-    """Raises GoBack when the next step has little hope; `step` counts from 1."""
+def require_few_skipped(
+    in_a_row: int, skipped: Skipped, rate: float, step: int, mending: Callable[[], tuple[int, ...]] = tuple
+) -> None:
+    """Raises GoBack when the next step has little hope; `step` counts from 1. mending: asked then for the layers that
+    must compute in float32 for it to be finite, if that helps: the rate stays what it is."""
     if in_a_row >= MOST_SKIPPED:
         text = (
             f"the loss or its gradient was not finite in {in_a_row} steps in a row, last in rows "
             f"{', '.join(skipped.rows)}; {skipped.place}; no update was made from them. Look at these rows, or lower "
             f"train.learning_rate (now {rate:g})"
         )
-        raise GoBack(text, step, in_a_row, LOWER)
+        layers = mending()
+        raise GoBack(text, step, in_a_row, 1.0 if layers else LOWER, layers)
 
 
 @torch.no_grad()
@@ -79,8 +93,9 @@ def _not_finite_rows(model: Gemma3, plan: Plan, rows: Sequence[Tokens], step: in
     return guilty or [row.row for row in rows]
 
 
-def _place(trainee: Trainee, prepared: Prepared, step: int, scale: float | None) -> str:
-    """Where the packs' first number that is not finite came about, in words."""
+def begins_in(trainee: Trainee, prepared: Prepared, step: int, scale: float | None) -> str:
+    """Where the packs' first number that is not finite comes about: a module, or what is said of one; "" if nowhere.
+    Gradients are left zero."""
     held = None if trainee.scale is None else trainee.scale.state()
     if trainee.scale is not None and held is not None and scale is not None:
         trainee.scale.load(held | {"value": scale})
@@ -99,10 +114,19 @@ def _place(trainee: Trainee, prepared: Prepared, step: int, scale: float | None)
         trainee.optimizer.zero_grad()
         if trainee.scale is not None and held is not None:
             trainee.scale.load(held)
-    if not found:
+    return found[0] if found else ""
+
+
+def is_of_gradients(began: str) -> bool:
+    """Whether `begins_in` found the backward pass at fault."""
+    return began.startswith(_GRADIENT) or began.startswith(_NORM)
+
+
+def _place(trainee: Trainee, began: str) -> str:
+    if not began:
         return "found nowhere when computed again"
     limit = " (float16 ends at 65,504)" if trainee.model.dtype == torch.float16 else ""
-    return f"it began in {found[0]}{limit}"
+    return f"it began in {began}{limit}"
 
 
 def _overflowing_norm(trainee: Trainee) -> list[str]:
@@ -111,7 +135,7 @@ def _overflowing_norm(trainee: Trainee) -> list[str]:
     norm, largest = math.hypot(*(size for size, _ in norms)), max(norms, default=(0.0, ""))
     if norm * norm <= torch.finfo(torch.float32).max:
         return []
-    return [f"the norm of the gradients, {norm:.1e}, whose square is beyond float32; the largest is {largest[1]}'s"]
+    return [f"{_NORM}, {norm:.1e}, whose square is beyond float32; the largest is {largest[1]}'s"]
 
 
 @contextmanager

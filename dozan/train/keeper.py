@@ -9,7 +9,7 @@ from types import TracebackType
 from dozan.train.live import OnEvent
 from dozan.train.mirror import Mirror
 from dozan.train.signals import StopRequest
-from dozan.train.state import Progress, Snapshot, Trainee, snapshot, write_snapshot
+from dozan.train.state import Progress, Snapshot, SnapshotMemory, Trainee, snapshot, write_snapshot
 
 ASK = "SAVE"
 """A file of this name in the run folder asks for a checkpoint; it is taken away when there is one."""
@@ -31,8 +31,12 @@ class Keeper:
         self._trainee, self.out, self._report, self._stop = trainee, out, report, stop
         behind = trainee.model.device.type == "cuda" if background is None else background
         self._pool = ThreadPoolExecutor(1, "dozan-writer") if behind else None
+        self._memory = SnapshotMemory() if behind else None
         self._saved = (started.step, started.owed) if started.step else (-1, False)
         self._writing: Future[None] | None = None
+        if self._pool is not None and self._memory is not None:
+            held = {**trainee.trained(), **trainee.optimizer.moments()}
+            self._writing = self._pool.submit(self._memory.reserve, held)
         train = trainee.recipe.train
         self._mirror = None if train.mirror is None else Mirror(out, Path(train.mirror), train.keep_checkpoints)
 
@@ -59,7 +63,7 @@ class Keeper:
         asked = self.asked()
         self.wait()
         if (progress.step, progress.owed) != self._saved:
-            taken = snapshot(self._trainee, self.out, progress, self._pool is not None)
+            taken = snapshot(self._trainee, self.out, progress, self._memory)
             if self._pool is None:
                 self._write(taken)
             else:

@@ -18,18 +18,21 @@ from dozan.kernels.precision import T4, determinism, emulated
 from dozan.model.gemma3 import Gemma3
 from dozan.recipe import Recipe
 from dozan.rows.example import Example
+from dozan.track.tracked import require_trackers, tracked
 from dozan.train import passes
 from dozan.train import run as run_folder
 from dozan.train.disk import stops_when_full
 from dozan.train.evaluation import evaluated, evaluation_loss
+from dozan.train.islands import islands_of, widen
 from dozan.train.keeper import Keeper
+from dozan.train.kept_rows import keep_rows, mend_rows
 from dozan.train.live import Event, OnEvent, reporter
 from dozan.train.memory_choice import Adapt, fitted
 from dozan.train.memory_record import record_run
 from dozan.train.memory_run import rehearse, settle
 from dozan.train.mirror import fetch
 from dozan.train.plan import Plan
-from dozan.train.prepare import Base, Split, prepare, write_split
+from dozan.train.prepare import Base, Split, prepare
 from dozan.train.recover import Recovery, go_back, slowed
 from dozan.train.retry import GoBack, PackTooLarge, Retry, describe, hopeless, make_room, resumed, smaller
 from dozan.train.scoring import Scorer, is_over, score_run, take_best
@@ -68,7 +71,7 @@ def train(
     eval_data: str | Path | Sequence[Example] | None = None, on_event: OnEvent | None = None, resume: bool = True,
     force: bool = False, precision: str = "auto", adapt: Adapt = False,
 ) -> TrainResult:  # fmt: skip
-    """Train an adapter on rows, or go on with the unfinished run in `out`.
+    """Train an adapter on rows, or every weight (`train.weights`), or go on with the unfinished run in `out`.
 
     data, eval_data: a JSONL file or rows; without `eval_data` a share of the sentence patterns (`data.holdout`) is
     held out and written to `out/data`. model: None for the embedded base, a checkpoint folder or a hub id. recipe: a
@@ -91,7 +94,10 @@ def train(
         asked = job.plan.recipe.train
         brought = () if asked.mirror is None else fetch(Path(out), Path(asked.mirror), asked.keep_checkpoints)
         job = fitted(job, out, adapt)
-        with reporter(on_event) as report:
+        track = job.plan.recipe.track
+        require_trackers(track.to)
+        given |= run_folder.track_id(Path(out), bool(track.to))
+        with reporter(on_event) as shown, tracked(shown, track, Path(out)) as report:
             for note in (*brought, *job.notes):
                 report({"event": "note", "text": note})
             result = fit(
@@ -118,6 +124,7 @@ def fit(
     adapted, given (to `train`) and findings are recorded; with a scorer the adapter that answers best is the run's."""
     asked, before = plan.recipe, run_folder.read_run(out)
     plan, found = settle(slowed(resumed(plan, before), before), model)
+    widen(model, islands_of(before))
     trainee = Trainee.of(model, plan.recipe, base.name)
     run = _describe_run(plan, base) | {"overridden": dict(overridden or {}), "adapted": list(adapted), "given": given}
     run["memory"] = None if found is None else record_run(base.name, model.device, found)
@@ -128,18 +135,18 @@ def fit(
         if not resume:
             raise InputError(f"{out} holds a run already; choose another output folder, or let it resume")
         run_folder.require_same(out, before["fingerprint"], run["fingerprint"])
-        problem = before.get("recovered") or run_folder.adapter_problem(out, before)
+        problem = before.get("recovered") or run_folder.final_problem(out, before)
         if before["state"] == "done" and not problem:
+            mend_rows(out, split, before, asked, report)
             report({"event": "note", "text": f"{out} holds this very run, finished: nothing to do"})
             return TrainResult(**{**before["final"], "out": out})
         report({"event": "note", "text": problem}) if problem else None
     with stops_when_full(out), run_folder.locked(out), determinism(plan.recipe.train.deterministic):
-        adapter_bytes = sum(p.numel() * p.element_size() for _, p in trainee.parameters)
-        run_folder.require_space(out, adapter_bytes, plan.recipe.train.keep_checkpoints)
+        trained_bytes = sum(p.numel() * p.element_size() for _, p in trainee.parameters)
+        run_folder.require_space(out, trained_bytes, plan.recipe.train.keep_checkpoints)
         record = _Record(out, run, asked, report)
         record.write()
-        if split is not None:
-            write_split(out / "data", *split)
+        record.write(sealed=keep_rows(out, split, before, report))
         start = restore_state(trainee, out, report)
         record.run["said"] = said_in(out / run_folder.METRICS)
         if trainee.model.device.type == "cuda":
@@ -156,7 +163,8 @@ def fit(
                 start.step if before is not None else None, len(run["oom_retries"]), best, progress.best_score,
             )  # fmt: skip
             save_final(trainee, out)
-            record.write(state="done", final={**asdict(final), "out": str(out)})
+            sealed = {**run["sealed"], **run_folder.sealed_final(out)}
+            record.write(state="done", final={**asdict(final), "out": str(out)}, sealed=sealed)
             keeper.finish()
     return final
 

@@ -51,10 +51,10 @@ def predict(setup: Setup) -> Table:
     """The memory of a run's steps from the second one on, when the optimiser's state is there."""
     tape, update = record(setup), setup.update_bytes()
     held = {
-        "frozen linears": setup.linear_bytes(),
+        "linears" if setup.full else "frozen linears": setup.linear_bytes(),
         "embedding and head": setup.embedding_bytes(),
         "norms": setup.norm_bytes(),
-        "adapters": setup.adapter_bytes(),
+        "weights in fp32" if setup.full else "adapters": setup.adapter_bytes(),
         "gradients": setup.gradient_bytes(),
         "optimiser": setup.optimiser_bytes(),
         "the pack": setup.pack_bytes(),

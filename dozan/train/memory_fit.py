@@ -37,7 +37,7 @@ def _embedding(place: Embedding) -> Callable[[Setup], Setup | None]:
     order = ("gpu", "int8", "cpu")
 
     def apply(setup: Setup) -> Setup | None:
-        if setup.on_cpu:
+        if setup.on_cpu or setup.full:
             return None
         return replace(setup, embedding=place) if order.index(place) > order.index(setup.embedding) else None
 
@@ -51,17 +51,19 @@ def _short(setup: Setup) -> Setup | None:
 
 
 def _small_rank(setup: Setup) -> Setup | None:
-    if setup.adapter.rank <= SMALL_RANK:
+    if setup.full or setup.adapter.rank <= SMALL_RANK:
         return None
     return replace(setup, adapter=setup.adapter.model_copy(update={"rank": SMALL_RANK}))
 
 
 def _no_dora(setup: Setup) -> Setup | None:
-    return replace(setup, adapter=setup.adapter.model_copy(update={"dora": False})) if setup.adapter.dora else None
+    if setup.full or not setup.adapter.dora:
+        return None
+    return replace(setup, adapter=setup.adapter.model_copy(update={"dora": False}))
 
 
 def _few_targets(setup: Setup) -> Setup | None:
-    if set(setup.adapter.targets) <= set(FEW_TARGETS):
+    if setup.full or set(setup.adapter.targets) <= set(FEW_TARGETS):
         return None
     return replace(setup, adapter=setup.adapter.model_copy(update={"targets": FEW_TARGETS}))
 

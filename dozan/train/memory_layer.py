@@ -41,8 +41,8 @@ class LayerTape:
         self.tape, self.setup, self.part = tape, setup, part
         sliding = setup.config.layer_types[index] == SLIDING
         self.window = setup.config.sliding_window if sliding else setup.tokens
-        # The first layer's input needs no gradient: it is the embedding, which is frozen.
-        self.first = index == 0
+        # The first layer's input needs no gradient: it is the embedding, which is frozen unless all is trained.
+        self.first = index == 0 and not setup.full
         self._held, self._waiting = False, list[Block]()
         self.kept: dict[str, Block] = {}
         self.linears: dict[str, Linears] = {}
@@ -90,7 +90,7 @@ class LayerTape:
         if self.first:
             self.drop("inverse 1", *(f"y_{name}" for name in ("q", "k") if name not in s.targets))
         for name, after in (("normed 1", "qkv"), ("normed 2", "gate, up"), ("product", "down")):
-            if not self.linears[after].chosen:
+            if not (self.linears[after].chosen or s.full):
                 self.drop(name)
         del self.kept["out"]
         return out
@@ -211,10 +211,19 @@ class LayerTape:
 
     def _through_norm(self, width: int, number: int) -> Block:
         s = self.setup
-        if not s.fused:
+        if not s.fused or s.full:  # fp32 copies, of which a norm's own gradient is made too
             wide = [self._flow(s.tokens, width, number=WIDE) for _ in range(3)]
             self.tape.free(*wide)
+        if s.full:
+            self._trained(self._flow(width))
         return self._flow(s.tokens, width, number=number)
+
+    def _trained(self, gradient: Block) -> None:
+        """A weight's gradient goes to its master at once, or waits where a layer is computed again."""
+        if self._held:
+            self._waiting.append(gradient)
+        else:
+            self.tape.free(gradient)
 
     def _flow(self, *shape: int, number: int = 0) -> Block:
         return self._block(*shape, number=number, part=FLOW)
@@ -238,6 +247,8 @@ class LayerTape:
                 weight = self._weight(inputs, size, has)
                 d_x = d_x or self._flow(s.tokens, inputs)
                 self.tape.free(weight)
+            if s.full:
+                self._trained(self._flow(size, inputs))
         if apart and needed:  # each op gives a gradient of the input, and they are added up
             self.tape.free(self._flow(s.tokens, inputs))
         if chosen:

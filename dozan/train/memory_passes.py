@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dozan.train.memory_layer import LayerTape
 from dozan.train.memory_setup import CHUNK_BYTES, TILE, WIDE, Setup
-from dozan.train.memory_tape import AGAIN, FLOW, INPUTS, KEPT, LOSS, PACK, Block, Tape
+from dozan.train.memory_tape import AGAIN, FLOW, HEAD, INPUTS, KEPT, LOSS, PACK, Block, Tape
 
 
 def record(setup: Setup) -> Tape:
@@ -29,7 +29,7 @@ def record(setup: Setup) -> Tape:
             if setup.offload:
                 tape.free(x)
                 inputs[-1] = None
-        elif index == 0:
+        elif index == 0 and not setup.full:
             tape.free(x)
             inputs[-1] = None
         kept.append(layer)
@@ -48,6 +48,8 @@ def _loss(tape: Tape, setup: Setup, x: Block) -> Block:
     hidden = tape.new(s.tokens * c.hidden_size * s.compute_bytes, LOSS)
     inverse = tape.new(s.tokens * WIDE, LOSS)
     chosen = tape.new(s.supervised * c.hidden_size * s.compute_bytes, LOSS)
+    if s.full:
+        return _trained_head(tape, s, chosen, hidden, inverse, x)
     gradient = _in_chunks(tape, s) if s.embedding == "gpu" else _in_tiles(tape, s)
     tape.free(chosen, hidden)
     tape.moment = "backward, the last layers"
@@ -58,6 +60,42 @@ def _loss(tape: Tape, setup: Setup, x: Block) -> Block:
     grad = tape.new(s.tokens * c.hidden_size * s.residual_bytes, FLOW)
     tape.free(spread, inverse, x)
     return grad
+
+
+def _trained_head(tape: Tape, s: Setup, chosen: Block, hidden: Block, inverse: Block, x: Block) -> Block:
+    """The loss with a head that is trained: a tile of words at a time, once forward and once back; the gradient of all
+    words stays until that of the embedding's rows is added to it."""
+    width, positions = s.config.hidden_size, s.supervised
+    log_sum = tape.new(positions * WIDE, LOSS)
+    logits = positions * min(TILE, s.config.vocab_size) * s.compute_bytes
+    tape.free(tape.new(logits, LOSS), hidden)
+    tape.moment = "backward, the head"
+    wide = tape.new(positions * width * WIDE, LOSS)
+    tape.new(s.config.vocab_size * width * s.compute_bytes, HEAD)
+    tape.free(tape.new(logits, LOSS), tape.new(positions * width * s.compute_bytes, LOSS))
+    gradient = tape.new(positions * width * s.compute_bytes, LOSS)
+    tape.free(wide, log_sum, chosen)
+    tape.moment = "backward, the last layers"
+    spread = tape.new(s.tokens * width * s.compute_bytes, FLOW)
+    tape.free(gradient)
+    norm = [tape.new(s.tokens * width * WIDE, FLOW) for _ in range(3)]
+    tape.free(*norm)
+    grad = tape.new(s.tokens * width * s.residual_bytes, FLOW)
+    tape.free(spread, inverse, x)
+    return grad
+
+
+def _embedding(tape: Tape, s: Setup, grad: Block) -> None:
+    """Back through the embedding's rows: a gradient of all words, added to that of the head."""
+    tape.moment = "backward, the embedding"
+    words = s.config.vocab_size * s.config.hidden_size * s.compute_bytes
+    scaled = tape.new(s.tokens * s.config.hidden_size * s.compute_bytes, FLOW)
+    tape.free(grad)
+    rows = tape.new(words, HEAD)
+    tape.free(scaled)
+    total = tape.new(words, HEAD)
+    head = Block(tape.live[HEAD] - rows.bytes - total.bytes, HEAD)
+    tape.free(head, rows, total)
 
 
 def _in_chunks(tape: Tape, s: Setup) -> Block:
@@ -108,3 +146,5 @@ def _backward(
             tape.free(out, x, given)
         if after is not None:
             grad = after
+    if setup.full:
+        _embedding(tape, setup, grad)

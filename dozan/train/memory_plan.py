@@ -83,7 +83,7 @@ class MemoryPlan:
             "apart": found.table.apart, "context": found.table.context, "moment": found.table.moment,
             "parts": dict(found.table.parts), "tokens": setup.tokens, "supervised": setup.supervised,
             "dtype": setup.dtype, "quantise": setup.quantise, "path": setup.path, "graphs": setup.graphs,
-            "optimiser": setup.optimiser, "embedding": setup.embedding,
+            "optimiser": setup.optimiser, "weights": "full" if setup.full else "adapter", "embedding": setup.embedding,
             "recompute": setup.recompute, "layers": setup.config.num_hidden_layers, "offload": setup.offload,
             "settings": list(found.settings),
             "protocol": [{"name": s.name, "bytes": s.bytes, "taken": s.taken, "changes_training": s.changes_training,
@@ -129,7 +129,11 @@ def plan(
             from dozan.chat.tokenizer import Tokenizer
 
             chosen = choose_recipe(folder, Tokenizer.load(folder), recipe, overrides)
-    setup = _setup(config, chosen, card, planned, quantise or held_as(chosen, folder))
+    held = quantise or held_as(chosen, folder)
+    if chosen.train.weights == "full" and held == "nf4":
+        raise InputError(f"train.weights = full with {named} in NF4: weights in 4 bits cannot be trained; give a "
+                         "16-bit checkpoint and --quantise none, or train.weights=adapter")  # fmt: skip
+    setup = _setup(config, chosen, card, planned, held)
     return _planned(named, chosen, card, gpus, setup, planned, adapt)
 
 
@@ -160,6 +164,8 @@ def _assumptions(card: Card, gpus: int, with_rows: bool, setup: Setup) -> list[s
         notes.append(f"tokens/s: {card.teraflops:g} TFLOP/s, {share}; no waiting for rows")
     else:
         notes.append("tokens/s: this device's rate is not known")
+    if setup.full and card.teraflops:
+        notes.append("tokens/s where every weight is trained follow from the work; they are not measured")
     if gpus > 1:
         notes.append(f"{gpus} GPUs: each holds all of this; their rates are added up as if nothing were exchanged")
     if not with_rows:
@@ -191,7 +197,7 @@ def _setup(config: Gemma3Config, recipe: Recipe, card: Card, planned: Plan | Non
         config, recipe.adapter, *padded(tokens, supervised, _MULTIPLE[path]), dtype=_dtype(recipe, card),
         recompute=dial_of(recipe, config.num_hidden_layers), offload=recipe.train.offload, quantise=quantise,
         embedding="gpu" if recipe.model.embedding == "auto" else recipe.model.embedding,
-        optimiser=recipe.train.optimizer, path=path,
+        optimiser=recipe.train.optimizer, path=path, full=recipe.train.weights == "full",
     )  # fmt: skip
 
 

@@ -39,9 +39,10 @@ def verdict(found: Fit) -> str:
 def heading(model: str, setup: Setup, card: str, card_bytes: int) -> str:
     """What is trained, how, and on what."""
     adapter = setup.adapter
-    kind = ("rsLoRA" if adapter.rslora else "LoRA") + (" + DoRA" if adapter.dora else "")
+    kind = ("rsLoRA" if adapter.rslora else "LoRA") + (" + DoRA" if adapter.dora else "") + f" of rank {adapter.rank}"
+    kind = "every weight trained" if setup.full else kind
     base = "NF4" if setup.quantise == "nf4" else setup.dtype
-    return (f"{model} ({base}), {kind} of rank {adapter.rank}, packs of {setup.tokens:,} tokens, on {card}: "
+    return (f"{model} ({base}), {kind}, packs of {setup.tokens:,} tokens, on {card}: "
             f"{card_bytes / GIB:.1f} GiB")  # fmt: skip
 
 

@@ -68,6 +68,7 @@ def setup_on(
         recompute=dial_of(recipe, config.num_hidden_layers), offload=recipe.train.offload, quantise=quantise,
         embedding=place, optimiser=recipe.train.optimizer,
         path="cpu" if device.type != "cuda" else "triton" if triton else "efficient",
+        full=recipe.train.weights == "full",
     )  # fmt: skip
 
 

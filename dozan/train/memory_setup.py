@@ -57,6 +57,8 @@ class Setup:
     path: Path = "triton"
     eager: bool = False
     """Op by op though the passes could be captured."""
+    full: bool = False
+    """Every weight is trained, and there is no adapter (`train.full`)."""
 
     @property
     def compute_bytes(self) -> int:
@@ -76,7 +78,7 @@ class Setup:
     @property
     def graphs(self) -> bool:
         """The passes are captured as CUDA graphs (`train.passes.make_passes`)."""
-        fixed = self.path == "triton" and not self.adapter.dropout
+        fixed = self.path == "triton" and (self.full or not self.adapter.dropout)
         return fixed and not self.eager
 
     @property
@@ -86,7 +88,7 @@ class Setup:
     @property
     def targets(self) -> frozenset[str]:
         """The adapted linears, without `_proj`."""
-        return frozenset(name.removesuffix("_proj") for name in self.adapter.targets)
+        return frozenset() if self.full else frozenset(name.removesuffix("_proj") for name in self.adapter.targets)
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
@@ -103,7 +105,7 @@ class Setup:
         return self.config.num_hidden_layers * sum(o * i for o, i in self.linears.values())
 
     def linear_bytes(self) -> int:
-        """Of the frozen linears. NF4: half a byte a weight, a byte for 64 of them, fp32 for 256 of those bytes."""
+        """Of the linears. NF4: half a byte a weight, a byte for 64 of them, fp32 for 256 of those bytes."""
         sizes = [o * i for o, i in self.linears.values()]
         dense = [_up(size * self.compute_bytes) for size in sizes]
         return self.config.num_hidden_layers * sum(dense if self.quantise == "none" else map(_nf4_bytes, sizes))
@@ -123,13 +125,17 @@ class Setup:
 
     @property
     def matrices(self) -> tuple[int, ...]:
-        """The numbers in each A and B of a layer."""
+        """The numbers in each A and B of a layer, or in each of its linears where these are trained."""
+        if self.full:
+            return tuple(outputs * inputs for outputs, inputs in self.linears.values())
         chosen = [size for name, size in self.linears.items() if name in self.targets]
         return tuple(self.adapter.rank * length for outputs, inputs in chosen for length in (inputs, outputs))
 
     @property
     def vectors(self) -> tuple[int, ...]:
-        """The numbers in each of DoRA's magnitudes of a layer."""
+        """The numbers in each of DoRA's magnitudes of a layer, or in each of its norms where these are trained."""
+        if self.full:
+            return (self.config.hidden_size,) * 4 + (self.config.head_dim,) * 2
         return tuple(o for name, (o, _) in self.linears.items() if name in self.targets and self.adapter.dora)
 
     @property
@@ -139,17 +145,27 @@ class Setup:
 
     @property
     def trained_numbers(self) -> int:
-        """In all adapters."""
-        return self.config.num_hidden_layers * sum(self.trained)
+        """In all that is trained."""
+        return self.config.num_hidden_layers * sum(self.trained) + sum(self.outside)
+
+    @property
+    def outside(self) -> tuple[int, ...]:
+        """The numbers in what is trained outside of the layers: the embedding, a matrix, and the last norm."""
+        c = self.config
+        return (c.vocab_size * c.hidden_size, c.hidden_size) if self.full else ()
 
     def adapter_bytes(self) -> int:
-        """Adapters in fp32; beside DoRA's magnitudes the norms of the rows, frozen and present."""
+        """Adapters in fp32; beside DoRA's magnitudes the norms of the rows, frozen and present. Where every weight is
+        trained, its fp32 master unless it is fp32 itself."""
+        if self.full:
+            return self.gradient_bytes() if self.compute_bytes < WIDE else 0
         held = (*self.trained, *self.vectors, *self.vectors)
         return self.config.num_hidden_layers * sum(_up(WIDE * n) for n in held)
 
     def gradient_bytes(self) -> int:
-        """Gradients of the adapters, fp32."""
-        return self.config.num_hidden_layers * sum(_up(WIDE * n) for n in self.trained)
+        """Gradients of what is trained, fp32."""
+        outside = sum(_up(WIDE * n) for n in self.outside)
+        return self.config.num_hidden_layers * sum(_up(WIDE * n) for n in self.trained) + outside
 
     def optimiser_bytes(self) -> int:
         """AdamW: two fp32 moments; with 8 bits two bytes a number of a matrix, and two fp32 scales for 256 numbers;
@@ -157,12 +173,15 @@ class Setup:
         wide = sum(_up(WIDE * n) for n in self.vectors)
         narrow = self.optimiser == "adamw_8bit"
         wide += sum(_narrow_moment(n) if narrow else _up(WIDE * n) for n in self.matrices)
-        return 2 * self.config.num_hidden_layers * wide + 2 * GRANULE
+        layers = self.config.num_hidden_layers * wide
+        matrices, vectors = self.outside[:1], self.outside[1:]
+        layers += sum(_narrow_moment(n) if narrow else _up(WIDE * n) for n in matrices)
+        return 2 * (layers + sum(_up(WIDE * n) for n in vectors)) + 2 * GRANULE
 
     def workspace_bytes(self) -> int:
         """cuBLAS', for each thread that multiplies (forward, and autograd's), and for the stream on which DoRA's norms
         are computed."""
-        return 0 if self.on_cpu else (3 if self.adapter.dora else 2) * CUBLAS_WORKSPACE
+        return 0 if self.on_cpu else (3 if self.adapter.dora and not self.full else 2) * CUBLAS_WORKSPACE
 
     def dequantised_bytes(self) -> int:
         """The largest linear in the compute dtype, when weights are NF4."""
@@ -170,7 +189,7 @@ class Setup:
 
     def update_bytes(self) -> int:
         """What an update takes for a moment: DoRA's norms need W Aᵀ and its like, and W itself where it is NF4."""
-        if not self.adapter.dora:
+        if not self.adapter.dora or self.full:
             return 0
         rank, chosen = self.adapter.rank, [size for name, size in self.linears.items() if name in self.targets]
         return max(4 * WIDE * o * rank + self.compute_bytes * rank * i for o, i in chosen) + self.dequantised_bytes()

@@ -10,6 +10,7 @@ from dozan.train.memory_setup import GRANULE
 
 KEPT, INPUTS, AGAIN = "activations kept", "layer inputs", "one layer, computed again"
 FLOW, LOSS, PACK = "gradients on their way", "loss", "positions and masks"
+HEAD = "gradient of the embedding"
 
 
 class Block:

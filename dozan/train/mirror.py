@@ -1,7 +1,8 @@
 """A copy of a run in another folder, such as a mounted drive: made by a thread of its own, which never stops the run.
 
 A checkpoint is copied file by file, each read back and hashed; its manifest comes last, so that without it the copy is
-known to be cut short. What waits to be copied is held by hard links: the run may remove its own meanwhile.
+known to be cut short. What waits to be copied is held by hard links, each time in a folder of its own: the run may
+remove its own meanwhile, or save the same step again. A thread that is left behind shows no further file.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import shutil
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from dozan.errors import InputError
 from dozan.model.sealed import MANIFEST, sha256, sync, verify
 from dozan.train.checkpoint import checkpoints, newest_valid, save_checkpoint, sync_folder, write_bytes
+from dozan.train.run import FINAL
 
-CHECKPOINTS, ADAPTER, HELD = "checkpoints", "adapter", ".mirror"
+CHECKPOINTS, HELD = "checkpoints", ".mirror"
 RECORDS, FIGURES = ("run.json", "recipe.yaml"), "metrics.jsonl"
 _ENDING_SECONDS = 5.0
 
@@ -31,7 +34,8 @@ class Mirror:
     def __init__(self, out: Path, there: Path, keep: int) -> None:
         self.out, self.there, self._keep = out, there, keep
         self._waiting: Path | None = None
-        self._busy, self._closing = False, False
+        self._busy, self._closing, self._left = False, False, False
+        self._offered = 0
         self._changed = threading.Condition()
         self._notes: deque[str] = deque()
         self._told: set[str] = set()
@@ -41,7 +45,8 @@ class Mirror:
 
     def offer(self, folder: Path) -> None:
         """Have a finished checkpoint copied; one that still waits is passed over for it."""
-        held = self.out / HELD / folder.name
+        self._offered += 1
+        held = self.out / HELD / str(self._offered) / folder.name
         try:
             _link(folder, held)
         except OSError as error:
@@ -50,20 +55,22 @@ class Mirror:
         with self._changed:
             passed, self._waiting = self._waiting, held
             self._changed.notify_all()
-        if passed is not None and passed != held:
-            shutil.rmtree(passed, ignore_errors=True)
+        if passed is not None:
+            shutil.rmtree(passed.parent, ignore_errors=True)
 
     def notes(self) -> list[str]:
         """What there is to say since the last call."""
         return [self._notes.popleft() for _ in range(len(self._notes))]
 
     def finish(self, seconds: float) -> None:
-        """Wait so long for what is being copied, then copy the records and the final adapter within the same time."""
+        """Wait so long for what is being copied, then copy the records and the final adapter or model within the same
+        time."""
         deadline = time.monotonic() + seconds
         self._wait(deadline)
-        if (self.out / ADAPTER / MANIFEST).is_file() and not self._busy:
-            self.offer(self.out / ADAPTER)
-            self._wait(deadline)
+        for name in FINAL.values():
+            if (self.out / name / MANIFEST).is_file() and not self._busy:
+                self.offer(self.out / name)
+                self._wait(deadline)
         with self._changed:
             late = self._busy or self._waiting is not None
         if late:
@@ -76,6 +83,7 @@ class Mirror:
             self._closing = True
             self._changed.notify_all()
         self._thread.join(seconds)
+        self._left = True
         if not self._thread.is_alive():
             shutil.rmtree(self.out / HELD, ignore_errors=True)
 
@@ -97,20 +105,26 @@ class Mirror:
             except (OSError, InputError) as error:
                 self._note("copied", f"could not take {held.name} ({error})")
             finally:
-                shutil.rmtree(held, ignore_errors=True)
+                shutil.rmtree(held.parent, ignore_errors=True)
                 with self._changed:
                     self._busy = False
                     self._changed.notify_all()
 
     def _copy(self, held: Path) -> None:
-        final = held.name == ADAPTER
-        place = self.there / (ADAPTER if final else f"{CHECKPOINTS}/{held.name}")
-        copy_sealed(held, place)
+        final = held.name in FINAL.values()
+        place = self.there / (held.name if final else f"{CHECKPOINTS}/{held.name}")
+        copy_sealed(held, place, self._go_on)
         for name in RECORDS:
+            self._go_on()
             write_bytes(self.there / name, (self.out / name).read_bytes())
         for _, old in [] if final else checkpoints(self.there / CHECKPOINTS)[self._keep :]:
             (old / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(old)
+
+    def _go_on(self) -> None:
+        """Raises OSError when the run has gone on without this copy: another one may be made there by now."""
+        if self._left:
+            raise OSError("left behind")
 
     def _note(self, kind: str, text: str) -> None:
         if kind not in self._told:
@@ -118,8 +132,9 @@ class Mirror:
             self._notes.append(f"mirror {self.there} {text}; the run goes on without it")
 
 
-def copy_sealed(source: Path, place: Path) -> None:
-    """Copy a sealed folder: every file read back and compared, the manifest last. Raises OSError when it differs."""
+def copy_sealed(source: Path, place: Path, go_on: Callable[[], None] = lambda: None) -> None:
+    """Copy a sealed folder: every file read back and compared, the manifest last. Raises OSError when it differs, or
+    what `go_on` raises, which is asked before each file appears."""
     problems = verify(source)
     if problems:
         raise OSError(f"{source} is damaged: {'; '.join(problems)}")
@@ -127,10 +142,11 @@ def copy_sealed(source: Path, place: Path) -> None:
     (place / MANIFEST).unlink(missing_ok=True)
     for file in sorted(source.iterdir()):
         if file.name != MANIFEST:
-            _copy_file(file, place / file.name)
+            _copy_file(file, place / file.name, go_on)
+    go_on()
     for extra in {path.name for path in place.iterdir()} - {path.name for path in source.iterdir()}:
         (place / extra).unlink()
-    _copy_file(source / MANIFEST, place / MANIFEST)
+    _copy_file(source / MANIFEST, place / MANIFEST, go_on)
     sync_folder(place)
 
 
@@ -151,8 +167,9 @@ def fetch(out: Path, there: Path, keep: int) -> list[str]:
         save_checkpoint(out / CHECKPOINTS, found.step, lambda staging: _take(folder, staging), keep)
         if (folder / FIGURES).is_file():
             write_bytes(out / FIGURES, (folder / FIGURES).read_bytes())
-    if (there / ADAPTER / MANIFEST).is_file():
-        copy_sealed(there / ADAPTER, out / ADAPTER)
+    for name in FINAL.values():
+        if (there / name / MANIFEST).is_file():
+            copy_sealed(there / name, out / name)
     for name in reversed(RECORDS):
         if (there / name).is_file():
             write_bytes(out / name, (there / name).read_bytes())
@@ -167,7 +184,6 @@ def _take(source: Path, staging: Path) -> None:
 
 
 def _link(folder: Path, held: Path) -> None:
-    shutil.rmtree(held, ignore_errors=True)
     held.mkdir(parents=True)
     for file in folder.iterdir():
         try:
@@ -176,11 +192,17 @@ def _link(folder: Path, held: Path) -> None:
             shutil.copyfile(file, held / file.name)
 
 
-def _copy_file(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target)
-    sync(target)
-    with target.open("rb") as file:  # what is read back must come from the disk
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    if sha256(target) != sha256(source):
-        target.unlink()
-        raise OSError(f"{target.name} was read back otherwise than written")
+def _copy_file(source: Path, target: Path, go_on: Callable[[], None] = lambda: None) -> None:
+    """Copy a file under another name, read it back, and give it its own."""
+    staging = target.with_name(f".{target.name}.{threading.get_ident()}")
+    try:
+        shutil.copyfile(source, staging)
+        sync(staging)
+        with staging.open("rb") as file:  # what is read back must come from the disk
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if sha256(staging) != sha256(source):
+            raise OSError(f"{target.name} was read back otherwise than written")
+        go_on()
+        os.replace(staging, target)
+    finally:
+        staging.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from dozan.kernels.adamw8 import Moments
 from dozan.recipe import TrainRecipe
 
 Named = Sequence[tuple[str, nn.Parameter]]
+Copied = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 _STEP, _WIDE = "step", ("exp_avg", "exp_avg_sq")
 _NARROW = ("exp_avg", "exp_avg_scale", "exp_avg_sq", "exp_avg_sq_scale")
 
@@ -100,20 +101,21 @@ class AdamW:
         if gradients:
             torch._foreach_zero_(gradients)
 
-    def tensors(self, copied: Callable[[Tensor], Tensor] = Tensor.cpu) -> dict[str, Tensor]:
-        """The state by name, on the CPU: `{name}.exp_avg`, `{name}.exp_avg_sq` (in 8 bits codes, with `…_scale` beside
-        them) and `{name}.step`; empty before the first update. copied: how a tensor comes to the host."""
+    def tensors(self, copied: Copied | None = None) -> dict[str, Tensor]:
+        """The state by name, on the CPU: `moments` and `{name}.step`; empty before the first update. copied: how the
+        moments come to the host."""
         updates = self.updates.cpu()
         if not float(updates):
             return {}
-        held = {key: copied(tensor) for key, tensor in self._moments().items()}
+        moments = self.moments()
+        held = {name: tensor.cpu() for name, tensor in moments.items()} if copied is None else copied(moments)
         return held | {f"{name}.{_STEP}": updates.clone() for name, _ in self.parameters}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `tensors` gave. Raises InputError that names every missing or unexpected tensor."""
         if not tensors:
             return
-        held = self._moments()
+        held = self.moments()
         expected = {**held, **{f"{name}.{_STEP}": self.updates for name, _ in self.parameters}}
         problems = [f"missing: {name}" for name in expected if name not in tensors]
         problems += [f"unexpected: {name}" for name in tensors if name not in expected]
@@ -128,7 +130,9 @@ class AdamW:
             tensor.copy_(tensors[name])
         self.updates.copy_(tensors[f"{self.parameters[0][0]}.{_STEP}"])
 
-    def _moments(self) -> dict[str, Tensor]:
+    def moments(self) -> dict[str, Tensor]:
+        """The moments where they are: `{name}.exp_avg`, `{name}.exp_avg_sq`, in 8 bits codes, with `…_scale` beside
+        them."""
         wide = {p: (m, v) for group in self.wide
                 for p, m, v in zip(group.parameters, group.first, group.second, strict=True)}  # fmt: skip
         found = {}

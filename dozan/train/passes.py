@@ -1,4 +1,4 @@
-"""Forward and backward passes of one batch: what adds its gradients to the adapter's.
+"""Forward and backward passes of one batch: what adds its gradients to those of what is trained.
 
 Eager anywhere; on a GPU that runs Triton the passes are captured as CUDA graphs, one for each of few padded shapes,
 because launching some thousand small kernels would take longer than running them.
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from dozan.kernels import attends_in_triton, pack_attention, pack_multiple, supervised_cross_entropy
+from dozan.kernels.capture import OWN_THREAD, uncollected
 from dozan.kernels.precision import capability, has_triton
-from dozan.model.adapter import adapter_parameters, set_dropout
+from dozan.model.adapter import set_dropout
 from dozan.model.gemma3 import Gemma3
 from dozan.model.recompute import NOTHING, Recompute
 from dozan.pack import Batch
@@ -44,7 +45,7 @@ def make_passes(model: Gemma3, recipe: Recipe, scale: LossScale | None = None) -
     device = model.device
     recompute = Recompute.of(recipe.train, model.config.num_hidden_layers, device)
     fixed = attends_in_triton(device, model.config.head_dim)
-    if fixed and not recipe.adapter.dropout:
+    if fixed and (not recipe.adapter.dropout or recipe.train.weights == "full"):
         return GraphedPasses(model, recompute, scale)
     return EagerPasses(model, recompute, scale)
 
@@ -138,8 +139,9 @@ class GraphedPasses:
         self._model, self._recompute, self._scale = model, recompute, scale
         self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(model.device)
         self._captured: dict[tuple[int, int], _Captured] = {}
-        for _, parameter in adapter_parameters(model):
-            if parameter.grad is None:
+        for parameter in model.parameters():
+            # Gradients of 16-bit weights are handed to their masters at once (`train.full`).
+            if parameter.requires_grad and parameter.grad is None and parameter.dtype == torch.float32:
                 parameter.grad = torch.zeros_like(parameter)
 
     def __call__(self, batch: Batch, total: float, step: int) -> Tensor:
@@ -172,7 +174,8 @@ class GraphedPasses:
                 torch._C._cuda_endAllocateToPool(device, self._pool)
             torch.cuda.current_stream().wait_stream(self._stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+            record = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode=OWN_THREAD)
+            with uncollected(), record:
                 loss = _back(_loss(self._model, static, self._recompute, self._scale), self._scale)
         finally:  # else memory that did not do would stay with a pool that nobody has
             torch._C._cuda_releasePool(device, self._pool)

@@ -24,6 +24,7 @@ from dozan.kernels.precision import multiplies_bfloat16, training_dtype
 from dozan.model.adapter import attach
 from dozan.model.bundle import folder_arrangement, open_model
 from dozan.model.files import read_json
+from dozan.model.full_format import MODEL
 from dozan.model.gemma3 import Gemma3, Gemma3Config
 from dozan.model.half import require_float16
 from dozan.model.held import hold_embedding
@@ -32,6 +33,7 @@ from dozan.recipe import Recipe, load_recipe, override
 from dozan.rows.example import Example, Json
 from dozan.rows.staged import staged
 from dozan.train.checkpoint import write_text
+from dozan.train.full import full_notes, require_trainable
 from dozan.train.gather import Encoded, Encoder, GatheredRows, Rows, encode_sides, gather_rows
 from dozan.train.plan import Plan, make_plan
 from dozan.train.run import hash_base
@@ -78,7 +80,7 @@ class Job:
     findings: Mapping[str, Json] | None = None
 
     def open_model(self) -> Gemma3:
-        """The base with a fresh adapter, on the device that trains it."""
+        """The base, with a fresh adapter unless every weight is trained, on the device that trains it."""
         recipe = self.plan.recipe
         device = training_device()
         bundle = open_model(
@@ -88,7 +90,8 @@ class Job:
         require_float16(bundle.model, self.folder)
         model = bundle.model.to(device)
         hold_embedding(model, recipe.model, device)
-        attach(model, recipe.adapter, recipe.train.seed)
+        if recipe.train.weights == "adapter":
+            attach(model, recipe.adapter, recipe.train.seed)
         for kernel in self.compiling:
             kernel.result()
         return model
@@ -106,11 +109,14 @@ def prepare(
     """
     name = str(model or EMBEDDED)
     if any((Path(name) / file).is_file() for file in ("run.json", "adapter_config.json")):
+        if (Path(name) / MODEL / "config.json").is_file():
+            raise InputError(f"model {name} is a run that trained every weight; its checkpoint is {Path(name) / MODEL}")
         raise InputError(f"model {name} is an adapter; merge it into a checkpoint first: dozan merge {name} --out DIR")
     folder = resolve_model(name)
     tokenizer = Tokenizer.load(folder)
     chosen = choose_recipe(folder, tokenizer, recipe, overrides)
     config = read_config(folder)
+    require_trainable(chosen, folder)
     compiling = compile_kernels(chosen, config)
     chat = detect_chat(tokenizer) if chosen.chat == "auto" else chat_format(chosen.chat)
     arrangement = Arrangement(chosen.data.tool_order, chosen.data.now, chosen.data.target)
@@ -124,7 +130,7 @@ def prepare(
     base = Base(_base_name(name, folder), hash_base(folder), chat.name)
     notes = said + [f"rows: {count} x {rule} (an error, trained all the same)" for rule, count in overridden.items()]
     notes += [f"rows: {count} x {rule} (a warning)" for rule, count in encoded.checked.count_rules().items()]
-    notes += _template_note(folder, chat, encoded.first)
+    notes += full_notes(chosen) + _template_note(folder, chat, encoded.first)
     notes += _arrangement_notes(arrangement, folder_arrangement(folder), encoded, len(rows))
     if rows.is_split:
         notes.append(f"{len(plan.heldout)} of {len(rows)} rows are held out, by sentence pattern")
@@ -166,10 +172,10 @@ def _template_note(folder: Path, chat: ChatFormat, examples: Sequence[Example]) 
     settings = folder / "tokenizer_config.json"
     text: object = None
     if template.is_file():
-        text = template.read_text(encoding="utf-8")
+        text = template.read_text(encoding="utf-8", errors="replace")
     elif settings.is_file():
         text = read_json(settings).get("chat_template")
-    difference = template_difference(text, chat, examples) if isinstance(text, str) else None
+    difference = template_difference(text, chat, examples, folder) if isinstance(text, str) else None
     if difference is None:
         return []
     return [f"the checkpoint's chat template differs from what is trained ({chat.name}'s bytes): {difference}"]
@@ -214,6 +220,7 @@ def write_split(folder: Path, rows: GatheredRows, shared_tools: Sequence[Mapping
         write_text(folder / TOOLS, json.dumps(list(shared_tools), ensure_ascii=False, indent=1))
     with staged([folder / f"{name}.jsonl" for name in ("train", "heldout")]) as files:
         for e, is_heldout in rows.read():
+            assert isinstance(e, Example), "rows that are tokens already are not divided here"
             tools = TOOLS if shared_tools else list(e.tools)
             row = {"id": e.id, "tools": tools, "messages": list(e.messages), **e.meta}
             files[is_heldout].write(f"{json.dumps(row, ensure_ascii=False)}\n".encode())

@@ -1,7 +1,7 @@
-"""Back to the last good checkpoint: when steps are not finite, at half the rate; when memory ended amid an update, as
-it was.
+"""Back to the last good checkpoint: when steps are not finite, with layers in float32 where float16 was too narrow for
+them, else at half the rate; when memory ended amid an update, as it was.
 
-What went wrong stays in run.json, and so does the rate: a run that is resumed later goes on with it.
+What went wrong stays in run.json, and so do the rate and the layers: a run that is resumed later goes on with them.
 """
 
 from __future__ import annotations
@@ -12,48 +12,58 @@ from pathlib import Path
 from typing import Any
 
 from dozan.train.checkpoint import checkpoints, remove
+from dozan.train.islands import islands_of, widen
 from dozan.train.live import OnEvent
 from dozan.train.plan import Plan
 from dozan.train.retry import GoBack, make_room
 from dozan.train.state import Progress, Trainee, restore_state
 
-LOWER = 0.5
-
 
 @dataclass(frozen=True)
 class Recovery:
     """As run.json keeps it. step: from 1, where the run could not go on; resumed_from: after which step it does;
-    skipped: steps it had skipped for that; rate_factor: of every rate from then on."""
+    skipped: steps it had skipped for that; rate_factor: of every rate from then on; fp32_layers: that compute in
+    float32 from then on (from 0); why: rows and module."""
 
     step: int
     resumed_from: int
     skipped: int
     rate_factor: float
+    fp32_layers: tuple[int, ...] = ()
+    why: str = ""
 
     def text(self) -> str:
         """A line for whoever watches the run."""
-        return (f"step {self.step}: back to the checkpoint of step {self.resumed_from}, with "
-                f"{self.rate_factor:g} x the planned rate")  # fmt: skip
+        wide = ", ".join(f"model.layers.{layer}" for layer in self.fp32_layers)
+        return (f"step {self.step}: back to {'the checkpoint of ' * (self.resumed_from > 0)}step {self.resumed_from}, "
+                f"with {self.rate_factor:g} x the planned rate" + f" and {wide} in float32" * bool(wide))  # fmt: skip
 
 
 def go_back(
     trainee: Trainee, plan: Plan, out: Path, error: GoBack, before: Sequence[Mapping[str, Any]], report: OnEvent
 ) -> tuple[Plan, Progress, Recovery]:
     """The plan and the progress to go on with. Raises `error` when it is hopeless: `train.recoveries` are used up, no
-    good checkpoint is there, it has the same weights, or this very step was gone back from before."""
+    good checkpoint is there, it has the same weights and nothing else is to change, or this very step was gone back
+    from before."""
     used = len(before) >= plan.recipe.train.recoveries
     if used or any(each["step"] == error.step for each in before):
         raise error
+    layers = (*islands_of({"recoveries": before}), *error.layers)
+    widen(trainee.model, error.layers)
     make_room(trainee, plan)
     updates = float(trainee.optimizer.updates)
     progress = restore_state(trainee, out, report, sound=True)
-    if not progress.step or (error.skipped and float(trainee.optimizer.updates) == updates):
+    same, untouched = float(trainee.optimizer.updates) == updates, not updates
+    if (not progress.step and not (error.layers and untouched)) or (error.skipped and same and not error.layers):
         raise error
+    if not progress.step and trainee.scale is not None:
+        trainee.scale.restart()
     factor = plan.rate_factor * error.factor
     for step, folder in checkpoints(out / "checkpoints"):
         if step > progress.step:
             remove(folder)
-    recovery = Recovery(error.step, progress.step, error.skipped, factor)
+    why = str(error).partition("; no update")[0] if error.skipped else ""
+    recovery = Recovery(error.step, progress.step, error.skipped, factor, layers, why)
     return replace(plan, rate_factor=factor), progress, recovery
 
 

@@ -35,11 +35,11 @@ class PackTooLarge(torch.OutOfMemoryError):
 
 class GoBack(InputError):
     """Step `step` (from 1) cannot be gone on from. skipped: steps that were skipped for it. factor: of the rate with
-    which to try again from the last good checkpoint."""
+    which to try again from the last good checkpoint; layers: those that must compute in float32 then."""
 
-    def __init__(self, text: str, step: int, skipped: int, factor: float) -> None:
+    def __init__(self, text: str, step: int, skipped: int, factor: float, layers: tuple[int, ...] = ()) -> None:
         super().__init__(text)
-        self.step, self.skipped, self.factor = step, skipped, factor
+        self.step, self.skipped, self.factor, self.layers = step, skipped, factor, layers
 
 
 @dataclass(frozen=True)

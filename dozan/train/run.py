@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import secrets
 import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,8 +19,10 @@ from typing import Any
 
 from dozan.chat.encode import Tokens
 from dozan.errors import InputError
+from dozan.model.full_format import MODEL
 from dozan.recipe import Recipe, dump
 from dozan.redact import redact
+from dozan.rows import kept
 from dozan.train.checkpoint import MANIFEST, newest_valid, sha256, verify, write_text
 from dozan.train.disk import stops_well
 from dozan.train.store import TokenStore, row_text, weight_runs
@@ -28,8 +31,14 @@ MAY_CHANGE = ("save_steps", "log_steps", "eval_steps", "keep_checkpoints", "reco
               "stall_minutes", "recoveries")  # fmt: skip
 """Settings of `train` that a resumed run may have otherwise: they change no weight."""
 
-RUN, METRICS, RECORD = "run.json", "metrics.jsonl", "record.json"
+RUN, METRICS, RECORD = kept.RUN, "metrics.jsonl", "record.json"
 """The run's record, its figures, and the record's copy in a checkpoint."""
+
+FINAL = {"adapter": "adapter", "full": MODEL}
+"""The folder of a finished run that holds what was trained, by `train.weights`."""
+
+DATA = "data"
+"""The folder of the rows that a run divided."""
 
 _LOCK = ".lock"
 _GO_ON = "free some space, then run the same command again to go on from the newest checkpoint"
@@ -48,7 +57,7 @@ def read_run(out: Path) -> dict[str, Any] | None:
         raise InputError(f"{out} is a file; choose another output folder")
     path = out / RUN
     if path.is_file():
-        run, problem = _checked(path.read_bytes())
+        run, problem = kept.checked(path.read_bytes())
     elif any(not entry.name.startswith(".") for entry in out.iterdir()):
         run, problem = None, "is missing"
     else:
@@ -56,46 +65,56 @@ def read_run(out: Path) -> dict[str, Any] | None:
     if run is not None:
         return run
     found = newest_valid(out / "checkpoints", lambda folder: (folder / RECORD).is_file())
-    kept = None if found.folder is None else _checked((found.folder / RECORD).read_bytes())[0]
-    if kept is not None:
-        return {**kept, "recovered": f"{RUN} {problem}: taken from step-{found.step:06d}"}
+    copy = None if found.folder is None else kept.checked((found.folder / RECORD).read_bytes())[0]
+    if copy is not None:
+        return {**copy, "recovered": f"{RUN} {problem}: taken from step-{found.step:06d}"}
     if not path.is_file():
         raise InputError(f"{out} holds something that is not a run; choose another output folder, or empty it")
     raise InputError(f"{path} {problem}; choose another output folder, or remove {out}")
 
 
-def adapter_problem(out: Path, run: Mapping[str, Any]) -> str | None:
-    """What is wrong with the adapter of a finished run, and what is done about it; None when all is well."""
-    folder = out / "adapter"
+def track_id(out: Path, tracked: bool) -> dict[str, str]:
+    """`track_id`, by which trackers know the run in `out`: as its run.json has it, else a new one if it is tracked."""
+    known = ((read_run(out) or {}).get("given") or {}).get("track_id")
+    return {"track_id": known or secrets.token_hex(4)} if known or tracked else {}
+
+
+def final_problem(out: Path, run: Mapping[str, Any]) -> str | None:
+    """What is wrong with the adapter or model of a finished run, and what is done about it; None when all is well."""
+    trained = run.get("recipe", {}).get("train", {}).get("weights", "adapter")
+    folder = out / FINAL[trained]
     if run["state"] != "done":
         return None
-    problems = ["it is missing"] if not folder.is_dir() else verify(folder) if (folder / MANIFEST).is_file() else []
+    if not folder.is_dir():
+        problems = ["it is missing"]
+    else:
+        unnamed = kept.problem(out, run, f"{folder.name}/{MANIFEST}")
+        problems = [unnamed] if unnamed else verify(folder) if (folder / MANIFEST).is_file() else []
     return f"{folder} is damaged: {'; '.join(problems)}; written anew from the newest checkpoint" if problems else None
 
 
-def _checked(content: bytes) -> tuple[dict[str, Any] | None, str]:
-    """The record that a run.json holds, or what is wrong with it."""
-    try:
-        run = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        return None, f"is not readable ({error})"
-    if not isinstance(run, dict) or "fingerprint" not in run:
-        return None, "was not written by a training run"
-    if "sha256" in run and run["sha256"] != _digest(run):
-        return None, "is damaged: it has other bytes than were written"
-    return run, ""
+def data_problems(out: Path, run: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the rows that a run wrote down, one line a file."""
+    names = [name for name in run.get(kept.SEALED) or () if name.startswith(f"{DATA}/")]
+    return [said for name in names if (said := kept.problem(out, run, name)) is not None]
 
 
-def _digest(run: Mapping[str, Any]) -> str:
-    plain = {key: value for key, value in run.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+def sealed_data(out: Path) -> dict[str, Any]:
+    """What run.json is to say of the files in a run's data folder."""
+    folder = out / DATA
+    return kept.seals(out, sorted(f"{DATA}/{path.name}" for path in folder.iterdir()) if folder.is_dir() else ())
+
+
+def sealed_final(out: Path) -> dict[str, Any]:
+    """What run.json is to say of what was trained: the manifest, which names the rest."""
+    return kept.seals(out, [f"{name}/{MANIFEST}" for name in FINAL.values()])
 
 
 def write_run(out: Path, run: Mapping[str, Any], recipe: Recipe) -> None:
     """Write run.json and recipe.yaml, each whole or not at all; run.json first, by which a killed run is known."""
     plain = {key: value for key, value in run.items() if key != "recovered"}
-    kept = json.loads(redact(json.dumps(plain, ensure_ascii=False)))
-    text = json.dumps({**kept, "sha256": _digest(kept)}, ensure_ascii=False, indent=1)
+    hidden = json.loads(redact(json.dumps(plain, ensure_ascii=False)))
+    text = json.dumps({**hidden, "sha256": kept.digest(hidden)}, ensure_ascii=False, indent=1)
     with stops_well(out, _GO_ON):
         write_text(out / RUN, text)
         settings, path = redact(dump(recipe)), out / "recipe.yaml"
@@ -122,8 +141,12 @@ def locked(out: Path) -> Iterator[None]:
 
 def fingerprint(recipe: Recipe, rows: Sequence[Tokens], heldout: Sequence[Tokens], base: str) -> dict[str, str]:
     """What decides the weights, by name: every hyper-parameter, and hashes of the rows and of the base."""
-    settings = recipe.model_dump(mode="json", exclude={"name", "score", "data"})
+    settings = recipe.model_dump(mode="json", exclude={"name", "score", "data", "track"})
     settings["train"] = {k: v for k, v in settings["train"].items() if k not in MAY_CHANGE}
+    if recipe.train.weights == "adapter":  # so that runs of versions that knew nothing else go on
+        settings["train"].pop("weights")
+    else:
+        settings.pop("adapter")
     flat = {
         f"{section}.{key}" if key else section: json.dumps(value)
         for section, values in settings.items()
@@ -166,7 +189,7 @@ def keep_metrics(path: Path, step: int) -> None:
     """Cut metrics.jsonl after `step`, so that a resumed run leaves neither gaps nor repeats."""
     if not path.exists():
         return
-    kept = []
+    lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             record = json.loads(line)
@@ -174,8 +197,8 @@ def keep_metrics(path: Path, step: int) -> None:
             break
         if record["step"] > step:
             break
-        kept.append(line + "\n")
-    write_text(path, "".join(kept))
+        lines.append(line + "\n")
+    write_text(path, "".join(lines))
 
 
 def append_metrics(path: Path, record: Mapping[str, Any]) -> None:
@@ -185,10 +208,10 @@ def append_metrics(path: Path, record: Mapping[str, Any]) -> None:
         file.write(json.dumps(plain, ensure_ascii=False) + "\n")
 
 
-def require_space(out: Path, adapter_bytes: int, keep: int) -> None:
-    """Raise InputError unless the disk has room for the checkpoints (adapter and two moments each), the best and one
-    being written among them, and for the adapter."""
-    needed = (keep + 2) * 3 * adapter_bytes + adapter_bytes + _BYTES_FREE
+def require_space(out: Path, trained_bytes: int, keep: int) -> None:
+    """Raise InputError unless the disk has room for the checkpoints (what is trained and two moments each), the best
+    and one being written among them, and for what was trained."""
+    needed = (keep + 2) * 3 * trained_bytes + trained_bytes + _BYTES_FREE
     free = shutil.disk_usage(out).free
     if free < needed:
         raise InputError(

@@ -38,6 +38,10 @@ class LossScale:
         """What `load` takes back, exactly."""
         return {"value": float(self.value), "good": float(self.good)}
 
+    def restart(self) -> None:
+        """Be as a new one."""
+        self.load({"value": START, "good": 0.0})
+
     def load(self, state: Mapping[str, float]) -> None:
         """Go on from what `state` gave."""
         self.value.fill_(state["value"])

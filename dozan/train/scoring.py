@@ -20,7 +20,6 @@ from dozan.judge.score import score_rows
 from dozan.judge.summary import Scores
 from dozan.model.bundle import Bundle
 from dozan.model.gemma3 import Gemma3
-from dozan.model.peft_format import load_adapter, save_adapter
 from dozan.recipe import ScoreRecipe
 from dozan.rows.example import Example
 from dozan.train.checkpoint import newest_valid, save_checkpoint
@@ -59,8 +58,8 @@ def score_run(
     scorer: Scorer, trainee: Trainee, out: Path, progress: Progress, steps_per_epoch: int,
     alive: Callable[[], None] = lambda: None,
 ) -> tuple[Progress, Event, list[str]]:  # fmt: skip
-    """Score the model and keep its adapter in `out/best` if none was better; the event, and what is to be said. What
-    `alive` raises as answers end comes through."""
+    """Score the model and keep what was trained in `out/best` if none was better; the event, and what is to be said.
+    What `alive` raises as answers end comes through."""
     begun = time.perf_counter()
     scores, unended = scorer(trainee.model, alive)
     figures = scores.summary()
@@ -68,7 +67,7 @@ def score_run(
     value = float((figures["graded"]["f1"] if by == "graded_f1" else figures[by]) or 0.0)
     event: Event = {
         "step": progress.step, "epoch": round(progress.step / steps_per_epoch, 6),
-        **{f"score/{name}": figures[name] for name in _FIGURES},
+        **{f"score/{name}": figures[name] for name in _FIGURES}, "score/graded_f1": figures["graded"]["f1"],
         "score/unended": round(unended, 6), "score/rows": len(scorer.examples),
         "score/seconds": round(time.perf_counter() - begun, 6),
     }  # fmt: skip
@@ -76,10 +75,7 @@ def score_run(
         worse = replace(progress, scored_since_best=progress.scored_since_best + 1)
         return worse, event, [stopped_text(scorer, worse)] if is_over(scorer, worse) else []
 
-    def write(folder: Path) -> None:
-        save_adapter(folder, trainee.model, trainee.recipe.adapter, trainee.base_name)
-
-    save_checkpoint(out / BEST, progress.step, write, 1)
+    save_checkpoint(out / BEST, progress.step, trainee.save_trained, 1)
     return replace(progress, best_score=value, best_step=progress.step, scored_since_best=0), event, []
 
 
@@ -97,11 +93,11 @@ def stopped_text(scorer: Scorer, progress: Progress) -> str:
 
 
 def take_best(trainee: Trainee, out: Path) -> int | None:
-    """Give the model the best adapter that was kept; the step it is of, None when none was."""
+    """Give the model the best of what was kept; the step it is of, None when none was."""
     found = newest_valid(out / BEST)
     if found.folder is None:
         return None
-    load_adapter(found.folder, trainee.model)
+    trainee.load_trained(found.folder)
     return found.step
 
 

@@ -1,34 +1,41 @@
-"""What a run changes, saved and restored: adapter, optimiser's moments, loss scale, and where the run stands."""
+"""What a run changes, saved and restored: adapter or weights, the optimiser's moments, loss scale, where the run is."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dozan.chat.arranged import Arrangement
 from dozan.model.adapter import adapter_parameters, adapter_state, refresh
+from dozan.model.bundle import folder_arrangement, write_arrangement
+from dozan.model.full_format import load_weights, save_model, save_weights
 from dozan.model.gemma3 import Gemma3
 from dozan.model.sealed import sync
-from dozan.model.weights import load_adapter, save_adapter
+from dozan.model.weights import load_adapter, resolve_model, save_adapter
 from dozan.recipe import Recipe
 from dozan.train import checkpoint
 from dozan.train.checkpoint import Found, checkpoints, newest_valid, save_checkpoint, write_bytes, write_folder
 from dozan.train.disk import stops_well
+from dozan.train.full import Masters
 from dozan.train.live import OnEvent
 from dozan.train.optim import AdamW, Named
 from dozan.train.passes import Passes, make_passes
-from dozan.train.run import METRICS, RECORD, RUN, keep_metrics
+from dozan.train.run import FINAL, METRICS, RECORD, RUN, keep_metrics
 from dozan.train.scale import LossScale
 from dozan.train.update import Update, make_update
 
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
 """Files of a checkpoint beside the adapter's, and beside metrics.jsonl and run.json as they were after the step."""
 _SCALE = "loss_scale"
+_ALIGNED = 16
 
 
 @dataclass(frozen=True)
@@ -57,8 +64,9 @@ class Progress:
 
 @dataclass
 class Trainee:
-    """What the loop changes: the adapted model, its optimiser, in float16 the loss scale; and what saves them. The
-    passes are made anew when memory did not do (`train.retry`), the old ones with their graphs go at once."""
+    """What the loop changes: the adapted model or all of its weights, their optimiser, in float16 the loss scale; and
+    what saves them. The passes are made anew when memory did not do (`train.retry`), the old ones with their graphs go
+    at once. masters: where every weight is trained."""
 
     model: Gemma3
     parameters: Named
@@ -68,21 +76,44 @@ class Trainee:
     recipe: Recipe
     base_name: str
     scale: LossScale | None = None
+    masters: Masters | None = None
 
     @staticmethod
     def of(model: Gemma3, recipe: Recipe, base_name: str) -> Trainee:
-        """The adapted `model` with a fresh optimiser."""
-        parameters = adapter_parameters(model)
+        """The `model`, adapted unless the recipe trains every weight, with a fresh optimiser."""
+        masters = Masters(model) if recipe.train.weights == "full" else None
+        parameters = adapter_parameters(model) if masters is None else masters.parameters
         optimizer = AdamW(parameters, recipe.train)
         scale = LossScale(model.device) if model.dtype == torch.float16 else None
         passes = make_passes(model, recipe, scale)
-        update = make_update(model, parameters, optimizer, recipe.train.clip_norm, scale)
-        return Trainee(model, parameters, optimizer, passes, update, recipe, base_name, scale)
+        update = make_update(model, parameters, optimizer, recipe.train.clip_norm, scale, masters)
+        return Trainee(model, parameters, optimizer, passes, update, recipe, base_name, scale, masters)
 
     def renew_update(self) -> None:
         """Make the update anew: what a graph had captured may be cut short."""
         clip = self.recipe.train.clip_norm
-        self.update = make_update(self.model, self.parameters, self.optimizer, clip, self.scale)
+        self.update = make_update(self.model, self.parameters, self.optimizer, clip, self.scale, self.masters)
+
+    def trained(self) -> dict[str, Tensor]:
+        """What was trained, fp32, detached: adapters by PEFT's names, or every weight by its text-only name."""
+        if self.masters is None:
+            return adapter_state(self.model)
+        return {name: parameter.detach() for name, parameter in self.parameters}
+
+    def save_trained(self, folder: Path, held: dict[str, Tensor] | None = None) -> None:
+        """Write what was trained, or what `trained` gave earlier, to a folder that `load_trained` reads."""
+        if self.masters is None:
+            save_adapter(folder, self.model, self.recipe.adapter, self.base_name, held)
+        else:
+            save_weights(folder, self.trained() if held is None else held)
+
+    def load_trained(self, folder: Path) -> None:
+        """Go on from what `save_trained` wrote. Raises InputError, before anything changes, when it does not fit."""
+        if self.masters is None:
+            load_adapter(folder, self.model)
+        else:
+            load_weights(folder, self.trained())
+            self.masters.publish()
 
     @property
     def ahead(self) -> int:
@@ -98,11 +129,11 @@ class Trainee:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run after a step, on the host. ready: what a GPU signals when it has copied the tensors, None when they are
-    there. metrics: bytes of metrics.jsonl by then."""
+    """A run after a step, on the host. trained: see `Trainee`. ready: what a GPU signals when it has copied the
+    tensors, None when they are there. metrics: bytes of metrics.jsonl by then."""
 
     progress: Progress
-    adapter: dict[str, Tensor]
+    trained: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     scale: dict[str, float] | None
     metrics: int
@@ -110,22 +141,42 @@ class Snapshot:
     ready: torch.cuda.Event | None = None
 
 
-def snapshot(trainee: Trainee, out: Path, progress: Progress, kept: bool = False) -> Snapshot:
-    """The run as it is; with `kept`, copies that stay so while it goes on, which a GPU makes behind the host's back."""
+class SnapshotMemory:
+    """Where a run's snapshots are copied to, one after the other: a GPU's in pinned memory, which is slow to be had."""
 
-    def copied(tensor: Tensor) -> Tensor:
-        if not tensor.is_cuda:
-            return tensor.detach().clone()
-        return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor.detach(), non_blocking=True)
+    def __init__(self) -> None:
+        self._held: dict[str, Tensor] = {}
 
-    adapter = {name: copied(t) if kept else t for name, t in adapter_state(trainee.model).items()}
-    optimizer = trainee.optimizer.tensors(copied) if kept else trainee.optimizer.tensors()
+    def reserve(self, tensors: Mapping[str, Tensor]) -> None:
+        """Have memory for tensors, by name; what there is stays."""
+        missing = {name: tensor for name, tensor in tensors.items() if name not in self._held}
+        sizes = [-(-tensor.nbytes // _ALIGNED) * _ALIGNED for tensor in missing.values()]
+        on_gpu = any(tensor.is_cuda for tensor in missing.values())
+        parts = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=on_gpu).split(sizes)
+        for (name, tensor), part in zip(missing.items(), parts, strict=True):
+            self._held[name] = part[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+
+    @torch.no_grad()
+    def copies(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copies on the host, which a GPU makes behind its back; those of the snapshot before are gone."""
+        self.reserve(tensors)
+        held = {name: self._held[name] for name in tensors}
+        if held:
+            torch._foreach_copy_(list(held.values()), list(tensors.values()), non_blocking=True)
+        return held
+
+
+def snapshot(trainee: Trainee, out: Path, progress: Progress, memory: SnapshotMemory | None = None) -> Snapshot:
+    """The run as it is; in `memory` it stays so while the run goes on."""
+    kept = memory is not None
+    trained = trainee.trained() if memory is None else memory.copies(trainee.trained())
+    optimizer = trainee.optimizer.tensors(None if memory is None else memory.copies)
     ready = torch.cuda.Event() if kept and trainee.model.device.type == "cuda" else None
     if ready is not None:
         ready.record()
     written, record = out / METRICS, out / RUN
     return Snapshot(
-        progress, adapter, optimizer, None if trainee.scale is None else trainee.scale.state(),
+        progress, trained, optimizer, None if trainee.scale is None else trainee.scale.state(),
         written.stat().st_size if written.is_file() else 0, record.read_bytes() if record.is_file() else b"", ready,
     )  # fmt: skip
 
@@ -136,7 +187,7 @@ def write_snapshot(trainee: Trainee, out: Path, taken: Snapshot) -> Path:
         taken.ready.synchronize()
 
     def write(folder: Path) -> None:
-        save_adapter(folder, trainee.model, trainee.recipe.adapter, trainee.base_name, taken.adapter)
+        trainee.save_trained(folder, taken.trained)
         save_file(taken.optimizer, folder / OPTIMIZER)
         held = {} if taken.scale is None else {_SCALE: taken.scale}
         (folder / STATE).write_text(json.dumps(asdict(taken.progress) | held, indent=1), encoding="utf-8")
@@ -156,11 +207,21 @@ def best_checkpoint(root: Path) -> Path | None:
 
 
 def save_final(trainee: Trainee, out: Path) -> None:
-    """Write the trained adapter to `out/adapter`, sealed. Raises InputError when the disk does not take it."""
-    with stops_well(out / "adapter", "free some space, then run the same command again"):
+    """Write the trained adapter to `out/adapter`, or the whole model to `out/model`, sealed. Raises InputError when the
+    disk does not take it."""
+    final = out / FINAL[trainee.recipe.train.weights]
+    with stops_well(final, "free some space, then run the same command again"):
         checkpoint.clean(out)
-        recipe, name = trainee.recipe.adapter, trainee.base_name
-        write_folder(out / "adapter", lambda folder: save_adapter(folder, trainee.model, recipe, name))
+        write_folder(final, trainee.save_trained if trainee.masters is None else partial(_save_model, trainee))
+
+
+def _save_model(trainee: Trainee, folder: Path) -> None:
+    """A Hugging Face folder in the dtype that the model computes in."""
+    save_model(folder, resolve_model(trainee.base_name), trainee.trained(), trainee.model.dtype)
+    data = trainee.recipe.data
+    arrangement = Arrangement(data.tool_order, data.now, data.target)
+    if folder_arrangement(folder) != arrangement:
+        write_arrangement(folder, arrangement)
 
 
 def restore_state(trainee: Trainee, out: Path, report: OnEvent, sound: bool = False) -> Progress:
@@ -178,7 +239,7 @@ def restore_state(trainee: Trainee, out: Path, report: OnEvent, sound: bool = Fa
         keep_metrics(out / METRICS, 0)
         refresh(trainee.model)
         return Progress()
-    load_adapter(found.folder, trainee.model)
+    trainee.load_trained(found.folder)
     trainee.optimizer.load(load_file(found.folder / OPTIMIZER))
     refresh(trainee.model)
     report({"event": "note", "text": f"resuming from step {found.step}"})

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from dozan.train.health import explain, require_few_skipped
+from dozan.train.islands import layers_that_mend
 from dozan.train.live import Event, OnEvent, memory_bytes
 from dozan.train.plan import Plan, Prepared
 from dozan.train.retry import gradients, updated
@@ -51,12 +53,13 @@ def finished(
 ) -> tuple[Progress, Event]:
     """Wait for a step; where the run stands after it, and its event."""
     step, rows, (loss, norm, finite) = launched.step, launched.prepared.rows, launched.result.read()
-    scale, in_a_row = launched.result.scale, 0
+    scale, in_a_row, skipped = launched.result.scale, 0, None
     if not finite:
         skipped = explain(trainee, plan, launched.prepared, step, loss, scale)
         report({"event": "note", "text": skipped.text(step + 1)})
         in_a_row = progress.skipped_in_a_row + (skipped.scale is None)
-        require_few_skipped(in_a_row, skipped, launched.rate, step + 1)
+        mending = partial(layers_that_mend, trainee, launched.prepared, step, skipped)
+        require_few_skipped(in_a_row, skipped, launched.rate, step + 1, mending)
     seconds, tokens = clock.lap(), sum(len(row.ids) for row in rows)
     progress = replace(
         progress, step=step + 1, tokens=progress.tokens + tokens, seconds=progress.seconds + seconds,
@@ -69,7 +72,7 @@ def finished(
         "train/seconds": round(seconds, 6), "train/tokens_per_second": round(tokens / seconds, 1),
         "train/memory_bytes": memory_bytes(), **({} if scale is None else {"train/loss_scale": scale}),
     }  # fmt: skip
-    return progress, event if finite else {**event, "train/skipped": True}
+    return progress, event if skipped is None else {**event, "train/skipped": True, "train/skipped_why": skipped.why()}
 
 
 class StepResult:

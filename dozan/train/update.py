@@ -1,13 +1,16 @@
-"""The update after a step's gradients: clip, AdamW, DoRA's norms, zeroed gradients; on a GPU one CUDA graph."""
+"""The update after a step's gradients: clip, AdamW, DoRA's norms or the model's weights from their masters, zeroed
+gradients; on a GPU one CUDA graph."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from dozan.kernels.capture import OWN_THREAD, uncollected
 from dozan.kernels.precision import has_triton
 from dozan.model.adapter import refresh
 from dozan.model.gemma3 import Gemma3
+from dozan.train.full import Masters
 from dozan.train.optim import AdamW, Named, clip
 from dozan.train.scale import LossScale
 
@@ -21,10 +24,10 @@ class Update:
 
     def __init__(
         self, model: Gemma3, parameters: Named, optimizer: AdamW, clip_norm: float,
-        scale: LossScale | None = None,
+        scale: LossScale | None = None, masters: Masters | None = None,
     ) -> None:  # fmt: skip
         self._model, self._parameters, self._optimizer, self._clip_norm = model, parameters, optimizer, clip_norm
-        self._scale = scale
+        self._scale, self._masters = scale, masters
 
     def __call__(self, loss: Tensor, rate: float) -> Tensor:
         self._optimizer.rate.fill_(rate)
@@ -35,7 +38,10 @@ class Update:
         self._optimizer.step(skip=(~(torch.isfinite(loss) & torch.isfinite(norm))).float())
         if self._scale is not None:
             self._scale.update(loss, norm)
-        refresh(self._model)
+        if self._masters is None:
+            refresh(self._model)
+        else:
+            self._masters.publish()
         self._optimizer.zero_grad()
         return norm
 
@@ -45,9 +51,9 @@ class GraphedUpdate(Update):
 
     def __init__(
         self, model: Gemma3, parameters: Named, optimizer: AdamW, clip_norm: float,
-        scale: LossScale | None = None,
+        scale: LossScale | None = None, masters: Masters | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(model, parameters, optimizer, clip_norm, scale)
+        super().__init__(model, parameters, optimizer, clip_norm, scale, masters)
         self._loss = torch.zeros_like(optimizer.rate)
         self._first = True
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -61,15 +67,16 @@ class GraphedUpdate(Update):
             return self._update(self._loss)
         if self._graph is None:
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
+            with uncollected(), torch.cuda.graph(self._graph, capture_error_mode=OWN_THREAD):
                 self._norm = self._update(self._loss)
         self._graph.replay()
         return self._norm.clone()
 
 
 def make_update(
-    model: Gemma3, parameters: Named, optimizer: AdamW, clip_norm: float, scale: LossScale | None = None
-) -> Update:
+    model: Gemma3, parameters: Named, optimizer: AdamW, clip_norm: float, scale: LossScale | None = None,
+    masters: Masters | None = None,
+) -> Update:  # fmt: skip
     """The update for this model on its device."""
     kind = GraphedUpdate if has_triton(model.device) else Update
-    return kind(model, parameters, optimizer, clip_norm, scale)
+    return kind(model, parameters, optimizer, clip_norm, scale, masters)

@@ -40,6 +40,7 @@ def ours(bench: Bench, share: float) -> Families:
         "SIGTERM, SIGINT in each phase": lambda: some(trials.signalled(bench), every),
         "damaged checkpoint or record": lambda: some(trials.damaged(bench), every),
         "damaged adapter of a finished run": lambda: some(trials.damaged_result(bench), every),
+        "damaged rows of a run": lambda: some(trials.damaged_rows(bench), every),
         "disk full in each write": lambda: trials.full_at_each_write(bench, every),
         "NaN, inf in loss, gradient, activation": lambda: some(trials.poisoned(bench), every),
         "three such steps in a row": lambda: trials.gone_astray(bench),

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from dozan.model.sealed import MANIFEST
 from dozan.train import keeper, loop
+from dozan.train.loop import train
 from torture import faults, subject
 from torture.subject import INTERVAL, STEPS, Whole
 
@@ -25,6 +26,7 @@ MODELS = {"LoRA": (), "rsLoRA": ("adapter.rslora=true",), "DoRA": ("adapter.dora
           "both": ("adapter.rslora=true", "adapter.dora=true")}  # fmt: skip
 CHANGES = ("train.learning_rate=0.02", "train.seed=1", "adapter.alpha=9.0", "adapter.rank=8", "train.batch_size=5",
            "train.max_steps=9", "train.schedule=linear", "adapter.dora=true", "train.weight_decay=0.1")  # fmt: skip
+OF_ROWS = ["train.max_steps=2", "adapter.rank=2", "train.batch_size=3", "data.holdout=0.3"]
 OFFSETS = 20
 _OOM_RELATIVE = 1e-6
 
@@ -270,7 +272,7 @@ def _damaged(bench: Bench, name: Path, kind: str, offset: int) -> Result:
 
 def damaged_result(bench: Bench, offsets: int = OFFSETS) -> Iterator[Trial]:
     """The adapter of a finished run: refused when it is used, and written again when the run is asked for."""
-    for name in ("adapter_model.safetensors", "adapter_config.json"):
+    for name in ("adapter_model.safetensors", "adapter_config.json", MANIFEST):
         size = (bench.root / "whole" / "adapter" / name).stat().st_size
         for offset in sorted({size * i // offsets for i in range(offsets)}):
             for kind in ("flip", "cut"):
@@ -294,6 +296,51 @@ def _damaged_result(bench: Bench, name: str, kind: str, offset: int) -> Result:
             refused = name in str(error)
         lost, notes = bench.to_the_end(out)
         return Result(lost, refused and name in notes)
+
+
+def damaged_rows(bench: Bench, offsets: int = OFFSETS) -> Iterator[Trial]:
+    """The rows that a run divided: refused when they are read, and written again when the run is asked for."""
+    made = rows_run(bench)
+    for name in sorted(path.name for path in (made / "data").iterdir()):
+        size = (made / "data" / name).stat().st_size
+        for offset in sorted({size * i // offsets for i in range(offsets)}):
+            for kind in ("flip", "cut"):
+                yield partial(_damaged_rows, bench, name, kind, offset)
+        yield partial(_damaged_rows, bench, name, "removed", 0)
+
+
+def rows_run(bench: Bench) -> Path:
+    """A finished run of real rows, through the whole command."""
+    from ship_models import make_folder
+    from test_bad_input import conversation, write_rows
+
+    made = bench.root / "of-rows"
+    if not made.is_dir():
+        base = make_folder(bench.root / "base-of-rows")
+        said = ["مؤقت 5 دقائق", "ذكرني بعد 5 دقائق", "خلي المؤقت 5", "5 دقائق للشاي", "ابدأ العد 5", "بدي مؤقت 5"]
+        numbered = ({"id": f"r{i}", **conversation(said=text)} for i, text in enumerate(said))
+        train(write_rows(bench.root / "rows.jsonl", *numbered), base, made, overrides=OF_ROWS, on_event=lambda e: None)
+    return made
+
+
+def _damaged_rows(bench: Bench, name: str, kind: str, offset: int) -> Result:
+    from dozan.errors import InputError
+    from dozan.rows.readers import read_rows
+
+    made, notes = rows_run(bench), list[str]()
+    with subject.folder(bench.root, f"rows-{name}-{kind}-{offset}") as out:
+        shutil.copytree(made, out, dirs_exist_ok=True)
+        damage(out / "data" / name, kind, offset)
+        refused = False
+        try:
+            read_rows(out / "data" / (name if name.endswith("l") else "train.jsonl"))
+        except InputError as error:
+            refused = name in str(error)
+        train(bench.root / "rows.jsonl", bench.root / "base-of-rows", out, overrides=OF_ROWS,
+              on_event=lambda event: notes.append(event.get("text", "")))  # fmt: skip
+        same = (out / "data" / name).read_bytes() == (made / "data" / name).read_bytes()
+        told = any(name in text and "written anew" in text for text in notes)
+        return Result("" if same else "not written anew", refused and told)
 
 
 def poisoned(bench: Bench, every: int = 1) -> Iterator[Trial]:

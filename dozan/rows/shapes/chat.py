@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from dozan.rows.example import Example, Json
+from dozan.rows.kept import require_kept
 from dozan.rows.shapes.shape import Fields, Options, Shape, ShapeError, kind, looks_listed, made, parsed, refuse
 from dozan.rows.shapes.tools import call, declared
 
@@ -109,6 +110,7 @@ def _tools_file(name: str, folder: Path) -> Tools | ShapeError:
         return ShapeError("tools", f"{name!r:.60} is no plain file name; put the file beside the rows", "tools-file")
     if not path.is_file():
         return ShapeError("tools", f"{path} does not exist; put the file beside the rows", "tools-file")
+    require_kept(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
         is_array = text.lstrip().startswith("[")
