@@ -276,7 +276,7 @@ def test_what_a_person_must_look_at_is_repaired_when_asked(change: Any, code: st
 def test_every_safe_code_can_be_left_out(tmp_path: Path) -> None:
     assert not SAFE & ASKED
     rows = []
-    for seed in range(3):
+    for seed in range(1):
         content, _ = corpus(seed, {k: v for k, v in register_all().items() if not v.code.startswith("DZ1")})
         rows.append(content)
     path = tmp_path / "rows.jsonl"

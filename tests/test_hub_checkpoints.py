@@ -1,6 +1,7 @@
 """Checkpoint folders laid out as on the hub go the whole way: train, merge, transformers, GGUF, llama.cpp.
 
-`270m`: Gemma3ForCausalLM with the real backbone of the 270M, one bf16 file, config as transformers 5 spells it.
+`270m`: Gemma3ForCausalLM with the widths of the 270M and seven of its layers, one bf16 file, config as transformers 5
+spells it.
 `4b`: Gemma3ForConditionalGeneration as the 4B's, scaled down: text under `language_model.` in two shards with an index,
 a vision tower and a projector, more embedding rows than tokens, rope factor 8, config as first published.
 Weights are random; the tokenizer and the rows are the package's own.
@@ -52,7 +53,7 @@ SMALL = ["train.max_steps=4", "train.batch_size=2", "adapter.rank=4", "adapter.a
 CHANGES = {"270m": ["adapter.dora=true"], "4b": ["adapter.rslora=true"]}
 GGUF = {"270m": "f16", "4b": "f32"}
 SHAPE_270M: dict[str, Any] = {
-    "vocab_size": 8192, "hidden_size": 640, "num_hidden_layers": 18, "num_attention_heads": 4, "num_key_value_heads": 1,
+    "vocab_size": 8192, "hidden_size": 640, "num_hidden_layers": 7, "num_attention_heads": 4, "num_key_value_heads": 1,
     "head_dim": 256, "intermediate_size": 2048, "sliding_window": 512, "query_pre_attn_scalar": 256,
     "max_position_embeddings": 32768, "dtype": "bfloat16",
 }  # fmt: skip

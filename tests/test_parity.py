@@ -208,7 +208,11 @@ def test_the_weights_of_a_file_are_compared_one_by_one(kind: str, tuned: Bundle,
     assert wrong == ["blk.9.ffn_up.weight is missing"]
 
 
-@pytest.mark.parametrize("kind", parity.TRAINED_GATES)
+def test_gates_are_tighter_where_the_model_knows_its_rows() -> None:
+    assert all(tight.kl < parity.GATES[kind].kl for kind, tight in parity.TRAINED_GATES.items())
+
+
+@pytest.mark.parametrize("kind", ["bf16", "q8_0", "q4_k_m", "iq4_xs"])
 def test_a_model_that_knows_its_rows_is_held_to_tighter_gates(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
