@@ -12,10 +12,10 @@ from typing import Any
 
 from dozan.errors import InputError
 from dozan.run_folders import run_folders
-from dozan.train.checkpoint import checkpoints, folder_bytes
+from dozan.train.checkpoint import checkpoints, folder_bytes, verify
 from dozan.train.run import RUN, read_run
 
-_LEFT_OVER = (".staging-*", ".replaced-*", "damaged-step-*")
+_LEFT_OVER, _REPLACED = (".staging-*", "damaged-step-*"), ".replaced-"
 
 
 @dataclass(frozen=True)
@@ -100,19 +100,34 @@ def is_held(folder: Path) -> bool:
 
 def waste(root: str | Path = "output") -> list[Waste]:
     """What could go of the runs under a folder: leftovers of killed saves, damaged checkpoints, and of finished runs
-    every checkpoint but the newest. Of a run that a process holds, nothing."""
+    every checkpoint but the newest valid one. Of a run that a process holds, nothing, and no only valid copy."""
     found = []
     for info in list_runs(root):
         if info.state in ("running", "damaged"):
             continue
         for folder in (info.folder / "checkpoints", info.folder / "best"):
-            found += [Waste(path, _why(path), folder_bytes(path)) for form in _LEFT_OVER for path in folder.glob(form)]
+            paths = [path for form in _LEFT_OVER for path in folder.glob(form)] + _replaced(folder)
+            found += [Waste(path, _why(path), folder_bytes(path)) for path in paths]
         held = info.folder / ".mirror"
         found += [Waste(held, "waited for a mirror", folder_bytes(held))] if held.is_dir() else []
         if info.state == "done":
-            older = checkpoints(info.folder / "checkpoints")[1:]
-            found += [Waste(path, "a finished run's older checkpoint", folder_bytes(path)) for _, path in older]
+            found += _older(info.folder / "checkpoints")
     return found
+
+
+def _replaced(folder: Path) -> list[Path]:
+    """What was replaced by a folder that is valid; until then it is what a resume takes."""
+    asides = folder.glob(f"{_REPLACED}*")
+    return [aside for aside in asides if not verify(folder / aside.name.removeprefix(_REPLACED))]
+
+
+def _older(root: Path) -> list[Waste]:
+    """The checkpoints of a finished run but the newest valid one; none where none is valid."""
+    found = checkpoints(root)
+    valid = next((at for at, (_, path) in enumerate(found) if not verify(path)), len(found))
+    damaged = [(path, "a damaged checkpoint") for _, path in found[:valid] if valid < len(found)]
+    older = [(path, "a finished run's older checkpoint") for _, path in found[valid + 1 :]]
+    return [Waste(path, why, folder_bytes(path)) for path, why in damaged + older]
 
 
 def remove(found: list[Waste]) -> int:

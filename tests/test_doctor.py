@@ -18,7 +18,7 @@ from dozan import doctor as look
 from dozan import runs
 from dozan.doctor import Check, check_hub, check_packages, gpu_check, hub_check
 from dozan.errors import InputError, Interrupted
-from dozan.train.checkpoint import checkpoints
+from dozan.train.checkpoint import checkpoints, seal
 from dozan.train.run import locked
 
 GIB = 2**30
@@ -173,3 +173,24 @@ def test_clean_says_what_may_go_and_removes_nothing_by_itself(some_runs: Path, c
 def test_an_absent_folder_is_bad_input() -> None:
     with pytest.raises(InputError, match="no such folder"):
         runs.list_runs("/nowhere")
+
+
+def test_clean_leaves_the_only_valid_copy(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"fingerprint": {}, "state": "done", "recipe": {}}))
+    root = tmp_path / "checkpoints"
+    for name in ("step-000002", "step-000004", "step-000006", ".replaced-step-000006", ".replaced-step-000008"):
+        (root / name).mkdir(parents=True)
+        (root / name / "weights").write_text(name)
+        seal(root / name)
+
+    def named() -> dict[str, str]:
+        return {each.path.name: each.why for each in runs.waste(tmp_path)}
+
+    older = "a finished run's older checkpoint"
+    assert named() == {"step-000002": older, "step-000004": older, ".replaced-step-000006": "left by a save that was "
+                       "killed"}, "its successor is valid"  # fmt: skip
+    (root / "step-000006" / "weights").write_text("flipped")
+    assert named() == {"step-000002": older, "step-000006": "a damaged checkpoint"}
+    for name in ("step-000002", "step-000004"):
+        (root / name / "weights").write_text("flipped")
+    assert named() == {}

@@ -296,3 +296,21 @@ def test_runs_of_before_go_on() -> None:
     plain, full = fingerprint(Recipe(), (), (), "b"), fingerprint(recipe(), (), (), "b")
     assert "train.weights" not in plain and "adapter.rank" in plain
     assert full["train.weights"] == '"full"' and "adapter.rank" not in full
+
+
+def test_a_damaged_model_folder_is_refused_wherever_it_lies(finished: Path, tmp_path: Path) -> None:
+    away = Path(shutil.copytree(finished / "model", tmp_path / "away"))
+    (away / "mine.txt").write_text("x")
+    open_model(away)
+    weights = away / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(InputError, match="away is damaged: model.safetensors has other bytes"):
+        open_model(away)
+    (away / "manifest.json").write_text('{"version": 2}')
+    open_model(away)  # of another program
+    whole = (finished / "model" / "manifest.json").read_bytes()
+    (finished / "model" / "manifest.json").unlink()
+    with pytest.raises(InputError, match=r"manifest\.json is missing"):
+        open_model(finished / "model")
+    (finished / "model" / "manifest.json").write_bytes(whole)

@@ -18,10 +18,11 @@ from dozan.errors import InputError, Interrupted
 from dozan.judge.generate import generate_ids
 from dozan.model.adapter import adapter_parameters, attach
 from dozan.model.gemma3 import Gemma3
-from dozan.train import islands, loop, passes, recover, step
+from dozan.train import health, islands, loop, passes, recover, step
 from dozan.train.islands import widen
 from dozan.train.loop import TrainResult, fit
-from dozan.train.plan import make_plan
+from dozan.train.plan import Plan, make_plan
+from dozan.train.state import Trainee
 
 WIDE = 1
 
@@ -147,7 +148,7 @@ def nothing(*args: Any) -> tuple[()]:
     return ()
 
 
-@pytest.mark.parametrize(("module", "guard"), [(step, "layers_that_mend"), (recover, "widen")])
+@pytest.mark.parametrize(("module", "guard"), [(step, "layers_that_mend"), (recover, "widened")])
 def test_without_islands_the_run_stops(
     module: Any, guard: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,3 +179,58 @@ def test_a_trial_that_is_not_undone_is_seen(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(islands, "_tried", lambda model: nullcontext())
     with pytest.raises(AssertionError):
         test_what_no_island_mends_is_left_to_a_lower_rate(tmp_path)
+
+
+def prepared_trainee() -> tuple[Trainee, Plan]:
+    chosen, rows = recipe("train.batch_size=2", "train.max_steps=2"), some_rows(4)
+    return Trainee.of(narrow_model(), chosen, "base"), make_plan(chosen, rows)
+
+
+def no_memory(*args: Any) -> Tensor:
+    raise torch.OutOfMemoryError("out of memory")
+
+
+def test_a_search_that_memory_does_not_do_for_leaves_all_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainee, plan = prepared_trainee()
+    skipped = health.explain(trainee, plan, plan.prepare(0), 0, float("nan"), None)
+    assert islands.layers_that_mend(trainee, plan.prepare(0), 0, skipped) == (WIDE,)
+    monkeypatch.setattr(islands, "begins_in", no_memory)
+    assert islands.layers_that_mend(trainee, plan.prepare(0), 0, skipped) == ()
+    monkeypatch.setattr(health, "begins_in", no_memory)
+    said = health.explain(trainee, plan, plan.prepare(0), 0, float("nan"), None)
+    assert len(said.rows) == 2 and "memory does not do for the search" in said.place and said.began == ""
+    assert all(p.dtype == torch.float16 for p in trainee.model.parameters() if not p.requires_grad)
+
+
+def test_layers_that_do_not_fit_in_float32_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, calls, real = small(), [0], torch.Tensor.float
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    def third_fails(tensor: Tensor) -> Tensor:
+        calls[0] += 1
+        return no_memory() if calls[0] == 3 else real(tensor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "float", third_fails)
+        assert not islands.widened(model, [WIDE])
+    assert calls[0] == 3
+    after = dict(model.named_parameters())
+    assert all(after[n].dtype == before[n].dtype and torch.equal(after[n], before[n]) for n in before)
+
+
+def test_each_pass_of_a_search_is_a_sign_of_life() -> None:
+    trainee, plan = prepared_trainee()
+    beats: list[int] = []
+    skipped = health.explain(trainee, plan, plan.prepare(0), 0, float("nan"), None, lambda: beats.append(0))
+    assert len(beats) >= 3, "two rows, then where it began"
+    beats.clear()
+    islands.layers_that_mend(trainee, plan.prepare(0), 0, skipped, lambda: beats.append(0))
+    assert beats
+
+
+def test_nothing_is_searched_where_the_run_may_not_go_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[Any] = []
+    monkeypatch.setattr(step, "layers_that_mend", lambda *args: searched.append(args) or ())
+    with pytest.raises(InputError, match="3 steps in a row"):
+        run(tmp_path, None, None, "train.recoveries=0")
+    assert not searched

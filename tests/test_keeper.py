@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from test_train import BASE, Events, adapted_model, metrics, newest, recipe, run
 
 from dozan.errors import InputError, Interrupted
 from dozan.model.weights import load_adapter
-from dozan.recipe import Recipe
+from dozan.recipe import Recipe, ScoreRecipe
 from dozan.train import checkpoint, keeper, loop, mirror, state, step
 from dozan.train.checkpoint import checkpoints, newest_valid, verify
 from dozan.train.disk import DiskFull
@@ -114,6 +115,41 @@ def test_what_fails_behind_the_run_stops_it(tmp_path: Path, monkeypatch: pytest.
     assert equal(tmp_path / "run", tmp_path / "whole")
 
 
+def test_a_run_is_done_when_its_last_checkpoint_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    behind(monkeypatch)
+    real = keeper.write_snapshot
+
+    def full(trainee: Trainee, out: Path, taken: Any) -> Path:
+        if taken.progress.step == 9:
+            time.sleep(0.3)
+            raise DiskFull("no room")
+        return real(trainee, out, taken)
+
+    with monkeypatch.context() as patch, pytest.raises(DiskFull):
+        patch.setattr(keeper, "write_snapshot", full)
+        run(tmp_path, CHOSEN)
+    assert json.loads((tmp_path / "run.json").read_text())["state"] == "running"
+    assert run(tmp_path, CHOSEN)[0].resumed_from == 8 and newest_valid(tmp_path / "checkpoints").step == 9
+
+
+def test_the_mirror_waits_for_the_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainee = Trainee.of(adapted_model(CHOSEN), mirrored(tmp_path / "there"), BASE.name)
+    out, real = tmp_path / "run", keeper.write_snapshot
+    out.mkdir()
+    for name in mirror.RECORDS:
+        (out / name).write_text("{}")
+
+    def slow(*args: Any) -> Path:
+        time.sleep(0.3)
+        return real(*args)
+
+    monkeypatch.setattr(keeper, "write_snapshot", slow)
+    with Keeper(trainee, out, Events(), StopRequest(), Progress(), background=True) as kept:
+        kept.save(Progress(3))
+        kept.finish()
+        assert newest_valid(tmp_path / "there" / "checkpoints").step == 3
+
+
 @pytest.mark.parametrize("how", ["signal", "file"])
 def test_a_checkpoint_when_asked_for(how: str, tmp_path: Path) -> None:
     def ask() -> None:
@@ -188,6 +224,11 @@ def test_damaged_checkpoints_are_put_aside_and_do_not_count(tmp_path: Path) -> N
         run(tmp_path, CHOSEN, stop_after(5))
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["damaged-step-000005", "step-000004", "step-000005"]
+    (tmp_path / "checkpoints" / "step-000005" / "state.json").write_text("{}")
+    with pytest.raises(Interrupted):
+        run(tmp_path, recipe("train.save_steps=100", "train.eval_steps=3", "train.keep_checkpoints=1"), stop_after(5))
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names[:2] == ["damaged-step-000005", "damaged-step-000005-2"] and names[-1] == "step-000005"
 
 
 def test_a_disk_that_cannot_be_read_is_a_damaged_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,6 +430,86 @@ def test_a_copy_that_was_left_behind_writes_no_more(tmp_path: Path, monkeypatch:
     assert not (there / "run.json").exists() and verify(copied) == [] and (copied / "a").read_text() == "new"
 
 
+def recorded(out: Path) -> Path:
+    out.mkdir()
+    for name in mirror.RECORDS:
+        (out / name).write_text("{}")
+    return out
+
+
+def test_a_mirror_says_what_it_does_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, real = threading.Event(), shutil.copyfile
+    monkeypatch.setattr(mirror.shutil, "copyfile", lambda *args: gate.wait(60) and real(*args))
+    copier = mirror.Mirror(recorded(tmp_path / "run"), tmp_path / "there", 2)
+    copier.offer(sealed_step(tmp_path / "run", 6, "new"))
+    copier.close(0.01)
+    gate.set()
+    (said,) = copier.notes()
+    assert "is left behind and does not hold step-000006; copy" in said
+
+
+@pytest.mark.parametrize(("abandoned", "to"), [((3, 4, 5), 3), ((4, 8, 9), 4)])
+@pytest.mark.parametrize("waiting", [False, True])
+def test_a_mirror_goes_back_with_the_run(
+    abandoned: tuple[int, ...], to: int, waiting: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the last of what was given up was copied, or still waits."""
+    out, there = recorded(tmp_path / "run"), tmp_path / "there"
+    gate, real = threading.Event(), mirror.copy_sealed
+    monkeypatch.setattr(mirror, "copy_sealed", lambda *args: gate.wait(60) and real(*args))
+    copier = mirror.Mirror(out, there, 2)
+    if not waiting:
+        gate.set()
+    for number in abandoned:
+        copier.offer(sealed_step(out, number, "old"))
+        copier._wait(time.monotonic() + 60 * (not waiting))
+    copier.back(to)
+    gate.set()
+    copier._wait(time.monotonic() + 60)
+    assert all(number <= to for number, _ in checkpoints(there / "checkpoints"))
+    copier.offer(sealed_step(out, to + 1, "new"))
+    copier.finish(60)
+    found = newest_valid(there / "checkpoints")
+    assert copier.notes() == [] and found.folder is not None and (found.folder / "a").read_text() == "new"
+    assert found.step == to + 1 and all(number <= to + 1 for number, _ in checkpoints(there / "checkpoints"))
+
+
+def test_a_mirror_that_cannot_go_back_tries_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, there = recorded(tmp_path / "run"), tmp_path / "there"
+    copier = mirror.Mirror(out, there, 2)
+    copier.offer(sealed_step(out, 5, "old"))
+    copier._wait(time.monotonic() + 60)
+    with monkeypatch.context() as patch:
+        patch.setattr(mirror, "checkpoints", lambda root: os.listdir(tmp_path / "none"))
+        copier.back(3)
+        copier._wait(time.monotonic() + 60)
+    assert "could not drop the steps that were given up" in copier.notes()[0]
+    copier.offer(sealed_step(out, 4, "new"))
+    copier.finish(60)
+    assert copier.notes() == [] and [number for number, _ in checkpoints(there / "checkpoints")] == [4]
+
+
+def test_what_is_damaged_in_a_mirror_is_said_and_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    patient(monkeypatch)
+    out, there = tmp_path / "run", tmp_path / "there"
+    run(out, mirrored(there))
+    whole = newest(out)
+    for folder in (there / "adapter", there / "checkpoints" / "step-000009"):
+        (folder / "adapter_model.safetensors").write_bytes(b"rotten")
+    shutil.rmtree(out)
+    _, events = run_fetched(out, there)
+    assert "adapter is damaged and was not taken: adapter_model" in events[0] and "step 8" in events[0]
+    assert (there / "checkpoints" / "damaged-step-000009").is_dir(), "or it would count as the newest there"
+    assert "written anew from the newest checkpoint" in events[1] and newest(out).keys() == whole.keys()
+    assert verify(there / "checkpoints" / "step-000009") == []
+
+
+def run_fetched(out: Path, there: Path) -> tuple[int | None, tuple[str, str]]:
+    said = "\n".join(mirror.fetch(out, there, 2))
+    result, events = run(out, mirrored(there))
+    return result.resumed_from, (said, events.notes())
+
+
 def faulty(monkeypatch: pytest.MonkeyPatch, bad: Callable[[int, int], bool]) -> None:
     """Losses that are not finite where `bad(step, how often it was computed)`."""
     real, calls = step.gradients, dict[int, int]()
@@ -416,6 +537,58 @@ def test_back_to_the_last_good_checkpoint_at_half_the_rate(tmp_path: Path, monke
     why = kept[0].pop("why")
     assert kept == [{"step": 8, "resumed_from": 4, "skipped": 3, "rate_factor": 0.5, "fp32_layers": []}]
     assert "not finite in 3 steps in a row, last in rows row" in why and "it began in" in why or "found nowhere" in why
+
+
+class Marks:
+    """A scorer that gives marks by step, each once: the next time it is the one after."""
+
+    recipe, examples = ScoreRecipe(steps=1, by="strict"), ()
+
+    def __init__(self, marks: dict[int, list[float]]) -> None:
+        self.marks, self.step = marks, 0
+
+    def due(self, step: int, evaluate: bool) -> bool:
+        self.step = step
+        return step in self.marks
+
+    def __call__(self, model: object, alive: object) -> tuple[Any, float]:
+        left = self.marks.get(self.step, [0.0])  # after the last step nobody asks whether it is due
+        figures = dict.fromkeys(("normalised", "tool_name", "parse_failures"), 0.0)
+        figures["strict"] = left.pop(0) if len(left) > 1 else left[0]
+        return SimpleNamespace(summary=lambda: {**figures, "graded": {"f1": 0.0}}), 0.0
+
+
+def test_what_was_given_up_is_neither_the_best_nor_in_the_mirror(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient(monkeypatch)
+    faulty(monkeypatch, lambda number, time: 5 <= number <= 7 and time == 1)
+    out, there = tmp_path / "run", tmp_path / "there"
+    chosen = mirrored(there, "train.keep_checkpoints=6")
+    seen: list[tuple[list[str], list[str]]] = []
+
+    def look(event: dict[str, Any]) -> None:
+        if "back to the checkpoint" in event.get("text", ""):
+            ends = time.monotonic() + 20
+            while len(checkpoints(there / "best")) > 1 and time.monotonic() < ends:
+                time.sleep(0.01)
+            names = [sorted(path.name for path in (root / "best").iterdir()) for root in (out, there)]
+            assert max(number for number, _ in checkpoints(there / "checkpoints")) == 4
+            seen.append((names[0], names[1]))
+
+    plan = make_plan(chosen, some_rows()[4:], some_rows()[:4])
+    marks = Marks({2: [0.5], 5: [0.9, 0.1], 6: [0.2, 0.6]})
+    result = loop.fit(adapted_model(chosen), plan, out, BASE, Events(look), scorer=marks)  # type: ignore[arg-type]
+    assert seen == [(["step-000002"], ["step-000002"])]
+    assert (result.best_step, result.best_score) == (6, 0.6)
+    assert newest_valid(there / "checkpoints").step == 9
+    for root in (out, there):
+        assert [number for number, _ in checkpoints(root / "best")] == ([6] if root == out else [6, 2])
+    best = (out / "best" / "step-000006" / "adapter_model.safetensors").read_bytes()
+    assert (out / "adapter" / "adapter_model.safetensors").read_bytes() == best
+    shutil.rmtree(out)
+    mirror.fetch(out, there, 6)
+    assert (out / "best" / "step-000006" / "adapter_model.safetensors").read_bytes() == best
 
 
 def test_a_resumed_run_keeps_the_lower_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from dozan.errors import InputError, Interrupted
 from dozan.pack import Batch
 from dozan.train import loop, passes, retry
 from dozan.train.plan import make_plan
-from dozan.train.state import Trainee
+from dozan.train.state import Trainee, _host_memory
 
 Fails = Callable[[int, Batch], bool]
 CHOSEN = recipe("train.max_steps=9", "train.save_steps=4")
@@ -219,3 +219,10 @@ def test_what_counts_as_a_lack_of_memory(error: RuntimeError, expected: bool) ->
             raise RuntimeError("the capture failed")
     except RuntimeError as later:
         assert retry.is_out_of_memory(later) is expected
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="memory can be pinned here")
+def test_memory_that_cannot_be_pinned_is_pageable_and_told() -> None:
+    block, refused = _host_memory(8, True)
+    assert block.numel() == 8 and "pin" in refused
+    assert _host_memory(8, False)[1] == ""

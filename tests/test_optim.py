@@ -143,3 +143,20 @@ def test_state_that_does_not_fit_is_refused_by_name() -> None:
     tensors["b.lora_A.step"] = tensors.pop("a.lora_A.exp_avg")
     with pytest.raises(InputError, match="missing: a.lora_A.exp_avg\n.*unexpected: b.lora_A.step"):
         optimizer.load(tensors)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adamw_8bit"])
+def test_state_of_no_update_begins_anew_in_place(kind: Literal["adamw", "adamw_8bit"]) -> None:
+    named, again = parameters(), parameters()
+    optimizer, fresh = AdamW(named, TrainRecipe(optimizer=kind)), AdamW(again, TrainRecipe(optimizer=kind))
+    places = [tensor.data_ptr() for tensor in optimizer.moments().values()]
+    before = [p.detach().clone() for _, p in named]
+    step(named, optimizer, 1)
+    optimizer.load(fresh.tensors())
+    assert places == [tensor.data_ptr() for tensor in optimizer.moments().values()]
+    with torch.no_grad():
+        for (_, parameter), value in zip(named, before, strict=True):
+            parameter.copy_(value)
+    step(named, optimizer, 2)
+    step(again, fresh, 2)
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(named, again, strict=True)) and float(optimizer.updates) == 1

@@ -15,9 +15,10 @@ from transformers import Gemma3TextConfig
 import dozan
 from dozan.errors import InputError
 from dozan.model.gemma3 import Gemma3Config
+from dozan.redact import redact
 from dozan.reproduce.oracle import check_logits, check_rendering
 from dozan.reproduce.published import DATA_SETS, known
-from dozan.reproduce.reproduce import reproduce
+from dozan.reproduce.reproduce import _opened, reproduce
 from dozan.reproduce.rows import gather
 from dozan.rows.readers import read_rows
 
@@ -98,6 +99,16 @@ def test_the_whole_way_and_on_again_after_a_kill(base: Path, data: Path, tmp_pat
     assert (out / "report.html").stat().st_size > 10_000 and (out / "gguf" / "certificate.html").is_file()
     with pytest.raises(InputError, match="another overrides"):
         reproduce(**{**arguments, "overrides": SET[:1]})
+    with pytest.raises(InputError, match=r"has changed since .* \(sha256, chat_template.jinja\): bring the files back"):
+        template, config = base / "chat_template.jinja", base / "config.json"
+        before = template.read_text(), config.read_text()
+        try:
+            template.unlink()
+            config.write_text(before[1] + " ")
+            reproduce(**arguments, say=said.append)
+        finally:
+            template.write_text(before[0])
+            config.write_text(before[1])
 
 
 def test_a_checkpoint_that_renders_otherwise_is_refused(base: Path, data: Path, tmp_path: Path) -> None:
@@ -141,6 +152,30 @@ def test_rows_are_found_by_their_names_and_leaks_are_counted(data: Path, tmp_pat
     dev.unlink()
     with pytest.raises(InputError, match="no test rows; expected a file such as test.jsonl or dev.jsonl"):
         gather(str(folder), tmp_path / "out", None, lambda text: None)
+
+
+def test_one_name_is_the_test_side_and_one_format_of_it(data: Path, tmp_path: Path) -> None:
+    folder, said = tmp_path / "set", list[str]()
+    shutil.copytree(data, folder)
+    first = (folder / "data" / "dev-00000-of-00001.jsonl").read_text().splitlines()[0]
+    (folder / "data" / "test-00000-of-00001.jsonl").write_text(first + "\n")
+    assert gather(str(folder), tmp_path / "out", None, said.append)["test_rows"] == 1
+    assert f"{folder}: test rows are taken as test rows, dev rows are left out" in said
+    (folder / "data" / "test.parquet").write_bytes(b"")
+    with pytest.raises(InputError, match=r"test rows are there more than once \(data/test-.*jsonl, data/test.par"):
+        gather(str(folder), tmp_path / "out", None, said.append)
+    (folder / "data" / "test.parquet").rename(folder / "train.json")
+    with pytest.raises(InputError, match=r"train rows are there more than once \(train.json, data/train-.*jsonl\)"):
+        gather(str(folder), tmp_path / "out", None, said.append)
+
+
+def test_a_secret_in_what_was_asked_does_not_stop_the_same_call(tmp_path: Path) -> None:
+    out, asked = tmp_path / "proof", {"data": "https://someone:secret-of-theirs@host/rows", "limit": None}
+    out.mkdir()
+    (out / "record.json").write_text(redact(json.dumps({"asked": asked, "steps": {}})))
+    assert "secret-of-theirs" not in str(_opened(out, asked))
+    with pytest.raises(InputError, match="another limit;"):
+        _opened(out, {**asked, "limit": 3})
 
 
 def test_published_figures_have_a_source_and_are_the_presets_own() -> None:

@@ -13,8 +13,10 @@ import dozan
 from dozan.demo import TEST
 from dozan.errors import InputError, Interrupted
 from dozan.rows.readers import read_rows
+from dozan.train.checkpoint import checkpoints, save_checkpoint
 from dozan.train.live import Event, score_text
-from dozan.train.scoring import chosen_rows
+from dozan.train.scoring import chosen_rows, settle_best
+from dozan.train.state import Progress
 
 ROWS = read_rows(TEST)[:40]
 SETTINGS = ["train.batch_size=8", "train.epochs=2", "score.rows=4", "score.steps=2", "score.max_new_tokens=24",
@@ -93,3 +95,16 @@ def test_nothing_held_out_is_said(tmp_path: Path) -> None:
 def test_an_unknown_score_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="score.by"):
         train(tmp_path / "run", "score.by=loss")
+
+
+def test_the_best_is_of_the_course_that_goes_on(tmp_path: Path) -> None:
+    """What was kept after the step gone back to counts no more; where its own best is gone there is none."""
+    said: list[Event] = []
+    for step in (2, 6):
+        save_checkpoint(tmp_path / "best", step, lambda folder: (folder / "a").write_text("") and None, 2)
+    back = Progress(4, best_score=0.5, best_step=2, scored_since_best=1)
+    assert settle_best(tmp_path, back, said.append) == back and not said
+    assert [step for step, _ in checkpoints(tmp_path / "best")] == [2]
+    (tmp_path / "best" / "step-000002" / "a").write_text("other")
+    assert settle_best(tmp_path, back, said.append) == Progress(4)
+    assert "the best of step 2 is not in" in said[0]["text"] and not list((tmp_path / "best").iterdir())

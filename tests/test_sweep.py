@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +17,16 @@ from ship_models import make_folder
 pytest.importorskip("optuna")
 
 import dozan
-from dozan.errors import InputError
+from dozan.cli.sweep import train_command
+from dozan.errors import InputError, Interrupted
 from dozan.recipe import load_recipe, parse_recipe
 from dozan.rows.example import Example
 from dozan.rows.readers import read_rows
 from dozan.sweep.halving import RUNGS, Job, Result, Trial, best, chosen, measured, next_job
 from dozan.sweep.space import Choice, Range, own_values, parse_space
+from dozan.sweep.study import Study
 from dozan.sweep.sweep import sweep
+from dozan.train import scoring
 
 ROWS = Path(dozan.EMBEDDED_BASE).parent / "mobile_actions_ar" / "test.jsonl"
 RECIPE = parse_recipe({
@@ -158,21 +164,84 @@ def test_a_killed_sweep_goes_on_and_a_promoted_trial_is_the_run_it_would_have_be
     assert page.count('<path class="line stroke1"') >= 2 and "custom" in page and "http" not in page.split("<body")[1]
     with pytest.raises(InputError, match="another space"):
         sweep(**{**arguments, "space": SPACE[:1]}, minutes=30, say=said.append)
+    with pytest.raises(InputError, match="another rows, heldout rows; give the same"):
+        sweep(**{**arguments, "eval_data": rows()[:2]}, minutes=30, say=said.append)
+    with pytest.raises(InputError, match="another rows; give the same"):
+        sweep(**{**arguments, "data": [*rows()[1:], rows()[0]]}, minutes=30, say=said.append)
+
+
+def test_a_rung_that_was_cut_short_is_brought_to_its_end(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped while it answers; stopped after the last answer; killed when it was saved and not yet noted."""
+    out, said = tmp_path / "sweep", list[str]()
+    arguments: dict[str, Any] = {"data": rows(), "model": base, "out": out, "recipe": RECIPE, "space": SPACE}
+    arguments |= {"trials": 1, "minutes": 30, "say": said.append}
+
+    def once(place: Any, name: str, happens: Callable[[], None]) -> None:
+        """Let it happen when a function is called first."""
+        real, calls = getattr(place, name), list[str]()
+
+        def wrapped(*given: Any, **more: Any) -> Any:
+            calls.append(name)
+            if len(calls) == 1:
+                happens()
+            return real(*given, **more)
+
+        monkeypatch.setattr(place, name, wrapped)
+
+    def stop() -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    def kill() -> None:
+        raise Killed
+
+    def rungs() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads((out / "sweep.json").read_text())["trials"][0]["rungs"]
+        return found
+
+    for place, name, happens, noted in (
+        (scoring, "generate", stop, 0), (Study, "add", kill, 0),
+        (scoring, "score_rows", stop, 1), (Study, "add", kill, 1),
+        (scoring, "score_rows", stop, 2),
+    ):  # fmt: skip
+        once(place, name, happens)
+        with pytest.raises(Interrupted if happens is stop else Killed):
+            sweep(**arguments)
+        monkeypatch.undo()
+        assert len(rungs()) == noted
+    found = sweep(**arguments)
+    metrics = [json.loads(line) for line in (found.folder / "metrics.jsonl").read_text().splitlines()]
+    of = {(key, line["step"]): value for line in metrics for key, value in line.items()}
+    assert [(rung["step"], rung["steps_made"]) for rung in rungs()] == [(1, 1), (3, 2), (9, 6)]
+    for rung in rungs():
+        assert rung["loss"] == of["eval/loss", rung["step"]] and rung["score"] == of["score/graded_f1", rung["step"]]
+        assert rung["seconds"] > rung["stepping"] > 0
+    assert [line["step"] for line in metrics if "train/loss" in line] == list(range(1, 10)), "none twice, none left out"
+    assert (found.folder / "adapter").is_dir() and found.trials == 1
+
+
+def test_the_command_at_the_end_trains_what_was_swept() -> None:
+    assert train_command(Path("r.jsonl"), dozan.EMBEDDED_BASE, None, Path("o/best.yaml")) == (
+        "dozan train --data r.jsonl --recipe o/best.yaml")  # fmt: skip
+    line = train_command(Path("my rows.jsonl"), "a model", Path("held; out.jsonl"), Path("o/best.yaml"))
+    assert shlex.split(line) == ["dozan", "train", "--data", "my rows.jsonl", "--model", "a model", "--eval-data",
+                                 "held; out.jsonl", "--recipe", "o/best.yaml"]  # fmt: skip
 
 
 def test_the_time_that_runs_out_stops_a_trial_and_more_of_it_goes_on(base: Path, tmp_path: Path) -> None:
     out, said = tmp_path / "sweep", list[str]()
-    texts = [Example(row.id, (), [row.messages[-2], {"role": "assistant", "content": "نعم"}], row.meta, row.place)
+    texts = [Example(row.id, (), (row.messages[-2], {"role": "assistant", "content": "نعم"}), row.meta, row.place)
              for row in rows()]  # fmt: skip
     arguments: dict[str, Any] = {"data": texts, "model": base, "out": out, "recipe": RECIPE, "space": SPACE}
     arguments["trials"] = 1
     with pytest.raises(InputError, match="do not do for one trial"):
-        sweep(**arguments, overrides=["train.max_steps=200"], minutes=0.001, say=said.append)
+        sweep(**arguments, overrides=["train.max_steps=27"], minutes=0.001, say=said.append)
     assert "the time is over in the midst of trial 0" in said
-    found = sweep(**{**arguments, "overrides": ["train.max_steps=200"]}, minutes=0.2, say=said.append)
+    found = sweep(**{**arguments, "overrides": ["train.max_steps=27"]}, minutes=30, say=said.append)
     record = json.loads((out / "sweep.json").read_text())
-    assert record["metric"] == "loss" and found.score is None and record["seconds"] < 0.2 * 60 + 3
-    assert yaml.safe_load(found.recipe.read_text())["train"]["max_steps"] == 200
+    assert record["metric"] == "loss" and found.score is None and found.step == found.steps == 27
+    assert yaml.safe_load(found.recipe.read_text())["train"]["max_steps"] == 27
 
 
 def test_what_cannot_be_swept_is_refused(tmp_path: Path) -> None:

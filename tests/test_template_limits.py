@@ -99,11 +99,13 @@ def test_our_own_needs_no_process() -> None:
 
 def test_the_process_has_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_planted")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/planted/lib")
     with ChatTemplate("x", "base") as template:
         template.render(ROW, [])
         assert template._child is not None
         environment = Path(f"/proc/{template._child.pid}/environ").read_bytes()
     assert b"hf_planted" not in environment and b"PYTHONPATH" in environment
+    assert b"LD_LIBRARY_PATH=/planted/lib" in environment, "a Python may lie by it"
 
 
 def test_a_checkpoint_with_a_bomb_is_refused() -> None:

@@ -31,7 +31,7 @@ from dozan.track import tracked as tracked_module
 from dozan.track.raster import png
 from dozan.track.to_wandb import mode_of
 from dozan.track.tracked import require_trackers, tracked
-from dozan.track.wandb_files import history, records
+from dozan.track.wandb_files import DamagedFile, history, records
 from dozan.train.loop import fit
 from dozan.train.plan import make_plan
 from dozan.train.prepare import Base
@@ -206,6 +206,61 @@ def test_the_package_of_a_tracker_is_asked_for(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(tracked_module, "find_spec", lambda name: None if name == "wandb" else object())
     with pytest.raises(InputError, match=r"track\.to: wandb is not installed: pip install 'dozan\[wandb\]'"):
         require_trackers(ALL)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("import nothing_of_this_name", "No module named 'nothing_of_this_name'"),
+     ("raise TypeError('Descriptors cannot be created directly.\\nmore')", "Descriptors cannot be created directly.")],
+)  # fmt: skip
+def test_a_package_that_cannot_be_imported_is_said_before_the_run(
+    content: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wandb.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "wandb" or name == "dozan.track.to_wandb"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(InputError) as caught:
+        require_trackers(("wandb",))
+    assert str(caught.value).startswith(f"track.to: wandb is installed, but cannot be imported ({said}): reinstall")
+
+
+def test_a_wandb_file_that_is_damaged_is_named_and_the_run_goes_on(tmp_path: Path) -> None:
+    out, notes = tmp_path / "run", list[str]()
+    folder = out / "wandb" / "offline-run-20260101_000000-0a1b2c3d"
+
+    def damage(event: dict[str, Any]) -> None:
+        notes.append(str(event.get("text")))
+        if event["event"] == "plan":
+            folder.mkdir(parents=True)
+            (folder / "run-0a1b2c3d.wandb").write_bytes(b"\0" * 100)
+
+    run(out, ("wandb",), damage)
+    (failing,) = [note for note in notes if " fails (" in note]
+    assert failing.startswith(f"wandb fails ({folder / 'run-0a1b2c3d.wandb'} is damaged; move it away)")
+    assert json.loads((out / "run.json").read_text())["state"] == "done"
+    assert (folder / "run-0a1b2c3d.wandb").read_bytes() == b"\0" * 100
+
+    file, header = tmp_path / "one.wandb", b":W&B\xe1\xbe\0"
+    for content in (b"", b":W&", header, header + b"\0\0\0\0\x09\0\x01\xff"):
+        file.write_bytes(content)
+        assert history(file) == [], "a process was killed while it wrote this"
+    file.write_bytes(header + b"\0\0\0\0\x03\0\x01\xff\xff\xff")
+    with pytest.raises(DamagedFile):
+        history(file)
+
+
+def test_a_training_page_that_cannot_be_written_leaves_the_run_done(tmp_path: Path) -> None:
+    out, notes = tmp_path / "run", list[str]()
+
+    def in_the_way(event: dict[str, Any]) -> None:
+        notes.append(str(event.get("text")))
+        (out / "training.html").mkdir() if event["event"] == "plan" else None
+
+    run(out, ("tensorboard",), in_the_way)
+    assert sum(note.startswith("the training page cannot be written (") for note in notes) == 1
+    assert json.loads((out / "run.json").read_text())["state"] == "done" and not list(out.glob(".training*"))
+    assert_same("tensorboard", out)
 
 
 def test_what_a_recipe_may_say() -> None:

@@ -110,12 +110,13 @@ class ChatTemplate:
         return str(answer["text"])
 
     def _begin(self) -> None:
-        """Start the process: it sees the packages of this one, and nothing else of its environment."""
+        """Start the process: it sees the packages and libraries of this one, and nothing else of its environment."""
         path = os.pathsep.join(entry for entry in sys.path if entry)
+        shared = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
         self._said = tempfile.TemporaryFile()  # noqa: SIM115
         self._child = subprocess.Popen(
             [sys.executable, "-P", "-B", str(_WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self._said, env={"PYTHONPATH": path, "PYTHONUTF8": "1"}, start_new_session=True,
+            stderr=self._said, env={**shared, "PYTHONPATH": path, "PYTHONUTF8": "1"}, start_new_session=True,
         )  # fmt: skip
         limits = self._limits
         answer = self._asked({"template": self._text, "seconds": limits.seconds, "memory": limits.memory_bytes,

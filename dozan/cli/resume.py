@@ -23,6 +23,7 @@ def resume(
     ] = None,
 ) -> None:
     """Go on with a stopped run, from its newest checkpoint."""
+    from dozan.rows import kept
     from dozan.train.run import read_run
 
     record = read_run(run)
@@ -36,5 +37,9 @@ def resume(
     recipe = run / "recipe.yaml"
     if not recipe.is_file():
         raise InputError(f"{recipe} is missing; give the command of the run again: dozan train … --out {run}")
+    changed = kept.problem(run, record, recipe.name)
+    if changed is not None:
+        raise InputError(f"{changed}; give the command of the run again, with --set for what is to change: dozan train "
+                         f"… --out {run}")  # fmt: skip
     dozan.train(rows, given.get("model"), run, str(recipe), settings or (), given.get("eval_data"),
                 force=bool(given.get("force")), precision=given.get("precision", "auto"))  # fmt: skip

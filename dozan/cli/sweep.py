@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -42,4 +43,12 @@ def sweep(
     found = run_sweep(data, model, out, recipe, settings or (), minutes, space or (), eval_data, trials, print_line)
     print_sweep(out)
     print_line(f"best recipe: {found.recipe}; its run: {found.folder}; picture: {out / 'sweep.html'}")
-    print_line(f"train with it: dozan train --data {data} --recipe {found.recipe}")
+    print_line(f"train with it: {train_command(data, model, eval_data, found.recipe)}")
+
+
+def train_command(data: Path, model: str, eval_data: Path | None, recipe: Path) -> str:
+    """The command that trains what was swept, quoted for a shell."""
+    parts = ["dozan", "train", "--data", str(data)]
+    parts += [] if model == dozan.EMBEDDED_BASE else ["--model", model]
+    parts += [] if eval_data is None else ["--eval-data", str(eval_data)]
+    return shlex.join([*parts, "--recipe", str(recipe)])

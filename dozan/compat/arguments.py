@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from dozan.compat.say import Argument, Fate
 
@@ -94,14 +95,15 @@ SFT_TRAINER = (
     Argument("eval_dataset", None, _YES, "the same; looked at while training where eval_strategy says so"),
     Argument("processing_class", None, _YES, "the tokenizer: its chat format is the one that is trained"),
     Argument("tokenizer", None, _YES, "the older name of processing_class"),
-    Argument("formatting_func", None, _YES, "a row to its text, or to the texts of a batch of rows"),
+    Argument("formatting_func", None, _YES, "a row to its text, or a batch of rows to their texts"),
     Argument("dataset_text_field", None, _YES, "as in SFTConfig, in its place"),
     Argument("max_seq_length", None, _YES, "as in SFTConfig, in its place"),
     Argument("packing", None, _YES, "as in SFTConfig"),
     Argument("dataset_num_proc", None, _IDLE, "rows are encoded by threads of their own"),
     Argument("callbacks", None, _YES, "functions that get each event as a dict (plan, note, step, eval, done); "
              "transformers' callback objects are refused"),
-    Argument("peft_config", None, _YES, "a LoraConfig, taken as get_peft_model's arguments"),
+    Argument("peft_config", None, _YES, "a LoraConfig, taken as get_peft_model's arguments; target_modules left out is "
+             "PEFT's q_proj and v_proj, which is said; what is not offered is refused"),
     Argument("data_collator", None, _YES, "transformers' collators for language models are not needed, which is said; "
              "others are refused"),
     Argument("compute_metrics", None, _NO, "score by generation: dozan.evaluate(run, rows)"),
@@ -112,11 +114,11 @@ SFT_TRAINER = (
 )  # fmt: skip
 
 GENERATE = (
-    Argument("input_ids", None, _YES, "[B, T], as the tokenizer gives it"),
+    Argument("input_ids", None, _YES, "[B, T], or what the tokenizer gives, its attention_mask with it"),
     Argument("inputs", None, _YES, "another name of input_ids"),
     Argument("attention_mask", None, _YES, "0 where a prompt is padded"),
     Argument("token_type_ids", None, _YES, "taken and not needed: text only"),
-    Argument("max_new_tokens", None, _YES, "tokens that an answer may take (left out: 256)"),
+    Argument("max_new_tokens", None, _YES, "tokens that an answer may take, from 1 up (left out: 256)"),
     Argument("max_length", None, _YES, "the same with the prompt's tokens counted; max_new_tokens wins"),
     Argument("do_sample", None, _YES, "left out: what the checkpoint's generation_config.json says, as do the next "
              "four; False takes the likeliest token"),
@@ -145,10 +147,12 @@ SAVING = (
     Argument("tokenizer", None, _YES, "merged folders and GGUF files hold the base's own, byte for byte; a folder of "
              "an adapter gets it from tokenizer.save_pretrained"),
     Argument("save_method", "merged_16bit", _YES, "merged_16bit, or lora (the adapter alone); merged_4bit is refused: "
-             "a merge that is quantised again computes what nobody trained"),
+             "a merge that is quantised again computes what nobody trained. save_pretrained and push_to_hub take lora "
+             "alone"),
     Argument("quantization_method", "fast_quantized", _YES, "one or more of dozan export's types; fast_quantized is "
              "q8_0, quantized q4_k_m, not_quantized bf16"),
-    Argument("token", None, _YES, "the hub's token for this call, in the place of HF_TOKEN"),
+    Argument("token", None, _YES, "push_to_hub…: the hub's token for this call, in the place of HF_TOKEN; saving to a "
+             "folder sends nothing"),
     Argument("private", False, _YES, "whether a new repository is seen by its owner alone", (None,)),
     Argument("commit_message", None, _IDLE, "the commit is called dozan push"),
     Argument("safe_serialization", True, _IDLE, "safetensors is all that is written"),
@@ -156,6 +160,42 @@ SAVING = (
     Argument("max_shard_size", "5GB", _IDLE, "a merged folder has the base's shards"),
     Argument("first_conversion", None, _IDLE, "every file is made of the merge in float32"),
 )  # fmt: skip
+
+_UNASKED = object()
+"""A default that no value is: whatever is given asks for something."""
+_ELSEWHERE = {
+    "save_method": (_NO, "this is the adapter alone; use save_pretrained_merged or push_to_hub_merged",
+                    ("lora",)),
+    "quantization_method": (_NO, "use save_pretrained_gguf or push_to_hub_gguf", (None,)),
+    "tokenizer": (_NO, "an adapter takes its base's; to save it: tokenizer.save_pretrained(folder)", (None,)),
+    "token": (_IDLE, "nothing is sent; give it to push_to_hub", (None, "")),
+    "private": (_IDLE, "nothing is sent; give it to push_to_hub", (None, False)),
+    "save_directory": (_NO, "this sends to the hub: give repo_id; save_pretrained writes to a folder", ()),
+    "repo_id": (_NO, "this writes to a folder: give save_directory; push_to_hub sends to the hub", ()),
+}  # fmt: skip
+_OF_GGUF = (_NO, "a GGUF is made by quantization_method; a merged model by save_pretrained_merged", ("merged_16bit",))
+
+
+def saving(call: str, *taken: str) -> tuple[Argument, ...]:
+    """The arguments of one of the saving calls, which honours `taken`: another's are refused or said to do nothing."""
+    found = []
+    for argument in SAVING:
+        if argument.fate == "honoured" and argument.name not in taken:
+            of_gguf = argument.name == "save_method" and call.endswith("gguf")
+            fate, meaning, neutral = _OF_GGUF if of_gguf else _ELSEWHERE[argument.name]
+            found.append(replace(argument, default=_UNASKED, fate=fate, meaning=meaning, neutral=neutral))
+        else:
+            found.append(argument)
+    return tuple(found)
+
+
+SAVING_CALLS = {call: saving(call, *taken) for call, taken in {
+    "save_pretrained": ("save_directory",), "save_pretrained_merged": ("save_directory", "tokenizer", "save_method"),
+    "save_pretrained_gguf": ("save_directory", "tokenizer", "quantization_method"),
+    "push_to_hub": ("repo_id", "token", "private"),
+    "push_to_hub_merged": ("repo_id", "tokenizer", "save_method", "token", "private"),
+    "push_to_hub_gguf": ("repo_id", "tokenizer", "quantization_method", "token", "private"),
+}.items()}  # fmt: skip
 
 
 def tables() -> Mapping[str, tuple[Argument, ...]]:

@@ -7,16 +7,16 @@ from typing import Any
 
 from dozan.compat.arguments import FROM_PRETRAINED, GET_PEFT_MODEL
 from dozan.compat.model import Model, hub_token
-from dozan.compat.recipes import ModelSettings, adapter_section, dtype_named, recompute_of, small
+from dozan.compat.recipes import ModelSettings, adapter_section, dtype_named, large, recompute_of, small
 from dozan.compat.say import say, weigh
 from dozan.compat.tokenizer import ChatTokenizer
 from dozan.errors import InputError
 from dozan.model.bundle import check_rows, open_shell
 from dozan.model.hub import resolve_model
+from dozan.model.peft_format import ADAPTER_CONFIG
 from dozan.model.weights import checked_inventory, holds_nf4
 
 _SEED = 3407
-_OPENED_TRAINED = ("run.json", "adapter_config.json")
 
 
 class FastModel:
@@ -40,10 +40,11 @@ class FastModel:
             raise InputError(f"from_pretrained: load_in_4bit and {other} cannot both be; weights in 4 bits stay "
                              f"as they are. Leave load_in_4bit out for {other}")  # fmt: skip
         name = str(model_name)
-        trained = Path(name) if any((Path(name) / file).is_file() for file in _OPENED_TRAINED) else None
-        with hub_token(token):
-            folder = resolve_model(name) if trained is None else Path(name)
-        shell, was_quantised = open_shell(folder)
+        with hub_token(token):  # an adapter's base may be on the hub too
+            is_run = (Path(name).expanduser() / "run.json").is_file()
+            folder = Path(name).expanduser() if is_run else resolve_model(name)
+            trained = folder if is_run or _is_adapter(folder) else None
+            shell, was_quantised = open_shell(folder)
         checked_inventory(shell.base_folder, shell.config)
         check_rows(shell.base_folder, shell.tokenizer, shell.chat, shell.config.vocab_size)
         length = max_seq_length or shell.config.max_position_embeddings
@@ -54,11 +55,8 @@ class FastModel:
             seed=None if random_state == _SEED else random_state, embedding="cpu" if offload_embedding else "auto",
         )  # fmt: skip
         model = Model(name, shell.base_folder, shell.config, tokenizer, settings, trained, token)
-        if load_in_4bit and not holds_nf4(shell.base_folder) and small(model.num_parameters()):
-            share = shell.config.vocab_size * shell.config.hidden_size / model.num_parameters()
-            say(f"from_pretrained: load_in_4bit=True: {name} has {model.num_parameters() / 1e6:.0f} M parameters, "
-                f"{share:.0%} of them in the embedding, which stays in 16 bits: 4 bits cost quality and save little "
-                "here; leave it out unless memory is short")  # fmt: skip
+        if not load_in_16bit and not full_finetuning and not holds_nf4(shell.base_folder):
+            _tell_of_bits(model, name, bool(load_in_4bit))
         return model, tokenizer
 
     @staticmethod
@@ -98,9 +96,31 @@ class FastModel:
         return model
 
     @staticmethod
-    def for_training(model: Model, use_gradient_checkpointing: str | bool = True) -> Model:
-        """The model; the trainer makes it ready."""
+    def for_training(model: Model, use_gradient_checkpointing: str | bool | None = None) -> Model:
+        """The model; the trainer makes it ready. use_gradient_checkpointing: as in from_pretrained, in its place.
+        Raises InputError."""
+        if use_gradient_checkpointing is not None:
+            model.settings.recompute = recompute_of(use_gradient_checkpointing)
         return model
+
+
+def _is_adapter(folder: Path) -> bool:
+    """Whether a folder, a user's or one from the hub, holds an adapter and no model."""
+    return (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
+
+
+def _tell_of_bits(model: Model, name: str, in_4bit: bool) -> None:
+    """Say where load_in_4bit is a poor choice, or is left out where it is a good one. Only of 16-bit checkpoints."""
+    count = model.num_parameters()
+    if in_4bit and small(count):
+        share = model.config.vocab_size * model.config.hidden_size / count
+        say(f"from_pretrained: load_in_4bit=True: {name} has {count / 1e6:.0f} M parameters, {share:.0%} of them in "
+            "the embedding, which stays in 16 bits: 4 bits cost quality and save little here; leave it out unless "
+            "memory is short")  # fmt: skip
+    if not in_4bit and large(count) and model.settings.quantise != "nf4":
+        say(f"from_pretrained: {name} has {count / 1e9:.1f} B parameters and opens in 16 bits, {2 * count / 1e9:.0f} "
+            "GB of weights: load_in_4bit=True holds the linears in 4 bits; load_in_16bit=True says that 16 are "
+            "meant")  # fmt: skip
 
 
 class FastLanguageModel(FastModel):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dozan.compat.arguments import GENERATE, SAVING
+from dozan.compat.arguments import GENERATE, SAVING_CALLS
 from dozan.compat.generation import DEFAULT_NEW_TOKENS, Draw, Streamer, generate_ids
 from dozan.compat.recipes import ModelSettings
 from dozan.compat.say import say, weigh
@@ -97,8 +97,15 @@ class Model:
         return self
 
     def to(self, device: object) -> Model:
-        """Itself, which is where PyTorch's GPU is, else on the CPU. Raises InputError for a GPU that is not there."""
+        """Itself, which is where PyTorch's GPU is, else on the CPU; another place is said to change nothing. Raises
+        InputError for a GPU that is not there, and for a dtype."""
+        if isinstance(device, torch.dtype):
+            raise InputError(f"model.to({device}): the dtype is chosen before: from_pretrained(dtype={device})")
         require_device(device)
+        asked, own = torch.device(device if isinstance(device, int) else str(device)), self.device
+        if asked.type != own.type or asked.index not in (None, own.index or 0):
+            say(f"model.to({str(device)!r}) changes nothing: the model is on {own}, the GPU that PyTorch chose; to "
+                "choose another, or none: CUDA_VISIBLE_DEVICES")  # fmt: skip
         return self
 
     cuda = for_training = for_inference = eval
@@ -131,11 +138,19 @@ class Model:
         filled with padding. Raises InputError for what is not offered or out of range."""
         given = {key: value for key, value in locals().items() if key not in ("self", "more", "__class__")} | more
         weigh("generate", GENERATE, given)
-        ids = _matrix(input_ids if input_ids is not None else inputs)
+        prompt = input_ids if input_ids is not None else inputs
+        if isinstance(prompt, Mapping):  # what the tokenizer gives, as a whole
+            attention_mask = prompt.get("attention_mask") if attention_mask is None else attention_mask
+            prompt = prompt.get("input_ids")
+        ids = _matrix(prompt)
         mask = torch.ones_like(ids) if attention_mask is None else _matrix(attention_mask)
         prompts = [row[kept.bool()].tolist() for row, kept in zip(ids, mask, strict=True)]
         longest = max(map(len, prompts))
-        most = max_new_tokens or (max_length - longest if max_length else DEFAULT_NEW_TOKENS)
+        left = DEFAULT_NEW_TOKENS if max_length is None else max_length - longest
+        most = left if max_new_tokens is None else max_new_tokens
+        if most < 1:
+            raise InputError(f"generate: room for {most} new tokens (max_new_tokens={max_new_tokens}, max_length="
+                             f"{max_length}, the prompt has {longest}); give max_new_tokens from 1 up")  # fmt: skip
         bundle, tokens = self.bundle, self.tokenizer.tokens
         stops = {tokens.id(token) for token in self.tokenizer.chat.stop_tokens if tokens.has(token)}
         if eos_token_id is not None:
@@ -148,14 +163,14 @@ class Model:
         width = max(map(len, found))
         pad = self.tokenizer.pad_token_id if pad_token_id is None else pad_token_id
         new = torch.tensor([row + [pad] * (width - len(row)) for row in found], dtype=torch.int64)
-        return torch.cat((ids, new), dim=1).to(ids.device if not isinstance(input_ids, Tensor) else input_ids.device)
+        return torch.cat((ids, new), dim=1).to(prompt.device if isinstance(prompt, Tensor) else "cpu")
 
     def save_pretrained(self, save_directory: str | Path, **more: Any) -> None:
         """The adapter in PEFT's format; of a run that trained every weight its folder as transformers reads it.
 
         Raises InputError while nothing is trained.
         """
-        weigh("save_pretrained", SAVING, more)
+        weigh("save_pretrained", SAVING_CALLS["save_pretrained"], more)
         run, out = self._run(), Path(save_directory)
         out.mkdir(parents=True, exist_ok=True)
         if (run / MODEL).is_dir():
@@ -174,7 +189,7 @@ class Model:
 
         Raises InputError as `dozan.merge`, ExportFailed when the folder does not compute what was trained.
         """
-        weigh("save_pretrained_merged", SAVING, more)
+        weigh("save_pretrained_merged", SAVING_CALLS["save_pretrained_merged"], more)
         method = save_method.lower().replace(" ", "_")
         if method == "lora":
             self.save_pretrained(save_directory)
@@ -198,7 +213,7 @@ class Model:
 
         Raises InputError as `dozan.export`, ExportFailed for a file outside of its gate.
         """
-        weigh("save_pretrained_gguf", SAVING, more)
+        weigh("save_pretrained_gguf", SAVING_CALLS["save_pretrained_gguf"], more)
         from dozan.ship.export import export
 
         one = quantization_method is None or isinstance(quantization_method, str)
@@ -209,7 +224,7 @@ class Model:
 
     def push_to_hub(self, repo_id: str, token: str | None = None, private: bool | None = False, **more: Any) -> str:
         """Send the adapter with its card; the repository's address."""
-        weigh("push_to_hub", SAVING, more)
+        weigh("push_to_hub", SAVING_CALLS["push_to_hub"], more)
         return _push(self._run(), repo_id, token or self.token, private)
 
     def push_to_hub_merged(
@@ -217,7 +232,7 @@ class Model:
         private: bool | None = False, **more: Any,
     ) -> str:  # fmt: skip
         """Send the merged folder with its card (save_method='lora': the adapter); the repository's address."""
-        weigh("push_to_hub_merged", SAVING, more)
+        weigh("push_to_hub_merged", SAVING_CALLS["push_to_hub_merged"], more)
         if save_method.lower() == "lora":
             return self.push_to_hub(repo_id, token, private)
         with TemporaryDirectory(prefix="dozan-merged-") as folder:
@@ -229,7 +244,7 @@ class Model:
         token: str | None = None, private: bool | None = False, **more: Any,
     ) -> str:  # fmt: skip
         """Send GGUF files and their certificate beside the adapter; the repository's address."""
-        weigh("push_to_hub_gguf", SAVING, more)
+        weigh("push_to_hub_gguf", SAVING_CALLS["push_to_hub_gguf"], more)
         with TemporaryDirectory(prefix="dozan-gguf-") as folder:
             self.save_pretrained_gguf(folder, tokenizer, quantization_method)
             return _push(self._run(), repo_id, token or self.token, private, Path(folder))

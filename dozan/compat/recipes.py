@@ -220,3 +220,8 @@ def small(parameters: int) -> bool:
     """Whether NF4 is a poor bargain."""
     return parameters < 10**9
 
+
+def large(parameters: int) -> bool:
+    """Whether it is what notebooks take without saying so: the 4B's text model has 3.9e9, and up."""
+    return parameters > 3.5e9
+

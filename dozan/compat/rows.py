@@ -81,7 +81,9 @@ class TrainRows(Sequence[Any]):
         if self.ids:
             texts = [self.tokenizer.decode(row.ids) for row in self.ids]
             require_markers(texts, names, instruction_part, response_part)
-            self.texts, self.ids = texts, []
+            given, self.texts, self.ids = self.ids, texts, []
+            self.markers = (instruction_part, response_part)
+            _tell_of_change(self, given)
         elif self.texts:
             require_markers(self.texts, names, instruction_part, response_part)
         else:
@@ -139,17 +141,33 @@ def gather(
 
 
 def _formatted(name: str, rows: Sequence[Mapping[str, Any]], function: Callable[..., Any]) -> list[str]:
-    """What a formatting function makes of the rows: it takes one and gives its text, or a batch and gives a list."""
-    first = function(rows[0])
+    """What a formatting function makes of the rows: it takes one and gives its text, or a batch and gives a list. One
+    that fails on a row is taken to want a batch."""
+    try:
+        first, problem = function(rows[0]), None
+    except (TypeError, KeyError, IndexError, AttributeError, ValueError) as error:
+        first, problem = None, error
     if isinstance(first, str):
-        texts = [first, *(function(row) for row in rows[1:])]
+        made: Any = [first, *(function(row) for row in rows[1:])]
     else:
-        texts = list(function({key: [row.get(key) for row in rows] for key in rows[0]}))
+        try:
+            made = function({key: [row.get(key) for row in rows] for key in rows[0]})
+        except (TypeError, KeyError, IndexError, AttributeError, ValueError) as error:
+            raise InputError(f"formatting_func: fits neither a row ({_failure(problem, first)}) nor a batch of rows "
+                             f"({_failure(error)}); give a row's text, or a batch's list") from error  # fmt: skip
+    if not isinstance(made, list | tuple):
+        raise InputError(f"formatting_func: gave a {type(made).__name__} for a batch of rows; it must give a row's "
+                         "text, or a list of the texts of a batch")  # fmt: skip
+    texts = list(made)
     wrong = [i for i, text in enumerate(texts) if not isinstance(text, str) or not text.strip()]
     if wrong or len(texts) != len(rows):
         raise InputError(f"formatting_func: gave {len(texts)} texts for {len(rows)} rows of {name}, of which "
                          f"{len(wrong)} are empty or no text; it must give one text a row")  # fmt: skip
     return texts
+
+
+def _failure(error: Exception | None, found: object = None) -> str:
+    return f"gave a {type(found).__name__}" if error is None else f"{type(error).__name__}: {error}"
 
 
 def _text(place: str, row: Mapping[str, Any], field: str) -> str:
@@ -195,3 +213,15 @@ def _tell_of_ends(rows: TrainRows) -> None:
     if endless:
         say(f"{rows.name}: {endless} of {len(rows.texts)} texts end in no stop token ({', '.join(stops)}), and none is "
             "added: of them the model does not learn to stop")  # fmt: skip
+
+
+def _tell_of_change(rows: TrainRows, given: Sequence[Tokens]) -> None:
+    """Say how many rows of ids had labels that the markers take the place of, and how many get other ids."""
+    marked = sum(0.0 in row.weights[1:] for row in given)
+    if marked:
+        say(f"train_on_responses_only: {rows.name}: the markers say what is trained; the labels or masks that {marked} "
+            f"of {len(given)} rows brought are not used")  # fmt: skip
+    other = sum(rows.tokens(i).ids != row.ids for i, row in enumerate(given))
+    if other:
+        say(f"train_on_responses_only: {rows.name}: {other} of {len(given)} rows of ids are tokenised again from their "
+            "text, and get other ids than they brought (<bos>, or a tokenizer of another kind)")  # fmt: skip

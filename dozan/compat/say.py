@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dozan.errors import InputError
+from dozan.redact import HIDDEN, redact
 
 Fate = Literal["honoured", "no effect", "refused"]
+_SECRET = ("token", "hub_token", "use_auth_token", "push_to_hub_token")
 _PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 
 
@@ -41,13 +43,19 @@ def weigh(call: str, table: Iterable[Argument], given: Mapping[str, object]) -> 
     for name, argument in known.items():
         if name not in given or not argument.asks(given[name]):
             continue
-        shown = f"{name}={given[name]!r:.80}"
+        shown = f"{name}={HIDDEN if name in _SECRET else redact(repr(given[name]))[:80]}"
         if argument.fate == "refused":
             problems.append(f"{call}: {shown} is not offered; {argument.meaning}")
         elif argument.fate == "no effect":
             say(f"{call}: {shown} changes nothing here: {argument.meaning}")
     if problems:
         raise InputError("\n".join(problems))
+
+
+def refuse_unknown(call: str, given: Mapping[str, object]) -> None:
+    """Raises InputError with the names of arguments that a call does not know."""
+    if given:
+        raise InputError(f"{call}: {', '.join(given)} not offered; leave out")
 
 
 def _unknown(call: str, name: str, known: Mapping[str, Argument]) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import enum
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from dozan.compat.say import Argument, Fate, say, weigh
+from dozan.errors import InputError
 
 _YES: Fate = "honoured"
 _IDLE: Fate = "no effect"
@@ -135,6 +137,8 @@ SFT_CONFIG = (
 )  # fmt: skip
 
 _DEFAULTS = {argument.name: argument.default for argument in SFT_CONFIG}
+_LEFT_TO_US = ("bf16", "fp16", "max_length", "max_seq_length", "report_to", "run_name", "gradient_checkpointing")
+"""What TRL and transformers fill in by machine or habit: where it is their default nobody asked for it."""
 _MADE_BY_POST_INIT = {"accelerator_config", "deepspeed_plugin", "distributed_state", "hub_strategy", "logging_dir"}
 
 
@@ -150,6 +154,10 @@ class SFTConfig:
     )
 
     def __init__(self, *positional: str, **given: Any) -> None:
+        if len(positional) > 1:
+            raise InputError(f"SFTConfig: {len(positional)} arguments without a name; only output_dir may have none")
+        if positional and "output_dir" in given:
+            raise InputError("SFTConfig: output_dir is given twice")
         if positional:  # output_dir comes first, as in transformers
             given = {"output_dir": positional[0], **given}
         given = {name: value.value if isinstance(value, enum.Enum) else value for name, value in given.items()}
@@ -167,31 +175,47 @@ class SFTConfig:
 
 def settings_of(args: object) -> SFTConfig:
     """An SFTConfig as it is; of transformers' or TRL's arguments, or an object with such attributes, what differs from
-    their defaults. None gives the defaults."""
+    their defaults. None gives the defaults. Raises InputError for a dict, and as SFTConfig does."""
     if args is None:
         return SFTConfig()
     if isinstance(args, SFTConfig):
         return args
-    if dataclasses.is_dataclass(args) and not isinstance(args, type):
-        plain = {f.name: _default(f) for f in dataclasses.fields(args)}
-    else:
-        plain = {name: _DEFAULTS[name] for name in _DEFAULTS if hasattr(args, name)}
-    values = {name: _plain(getattr(args, name)) for name in plain if name not in _MADE_BY_POST_INIT}
-    differing = {name: value for name, value in values.items() if value != _plain(plain[name])}
+    if isinstance(args, Mapping):
+        raise InputError(f"SFTTrainer: args is a {type(args).__name__}; give SFTConfig(**args)")
+    defaults = field_defaults(args)
+    values = {name: plain(getattr(args, name)) for name in defaults if name not in _MADE_BY_POST_INIT}
+    differing = {name: value for name, value in values.items() if value != plain(defaults[name])}
     unknown = sorted(name for name in differing if name not in _DEFAULTS and not name.startswith("_"))
     if unknown:
         say(f"{type(args).__name__}: {', '.join(unknown)} mean nothing here")
     # What such objects have by default is kept where it differs from TRL's own defaults.
     honoured = {a.name for a in SFT_CONFIG if a.fate == "honoured"}
-    kept = {name: value for name, value in values.items() if name in honoured and value != _DEFAULTS[name]}
+    kept = {name: value for name, value in values.items()
+            if name in honoured and value != _DEFAULTS[name] and (name in differing or name not in _LEFT_TO_US)}
     return SFTConfig(**kept, **{n: v for n, v in differing.items() if n in _DEFAULTS and n not in kept})
 
 
+def field_defaults(found: Any) -> dict[str, Any]:
+    """An object's attributes and what each is by default: of a dataclass what an object of it has that was given
+    nothing, __post_init__ included; of others what SFTConfig has, else None."""
+    if not dataclasses.is_dataclass(found) or isinstance(found, type):
+        own = [name for name in getattr(found, "__dict__", {}) if not name.startswith("_")]
+        named = [*(name for name in _DEFAULTS if hasattr(found, name)), *own]
+        return {name: _DEFAULTS.get(name) for name in named}
+    fields = [field for field in dataclasses.fields(found) if hasattr(found, field.name)]
+    needed = [f.name for f in fields if f.init and _default(f) is dataclasses.MISSING]
+    kind: Any = type(found)
+    try:
+        fresh = kind(**{name: getattr(found, name) for name in needed})
+    except ValueError:  # defaults that this machine does not allow, such as TRL's bf16 on some CPUs
+        return {f.name: None if f.name in needed else _default(f) for f in fields}
+    return {field.name: getattr(fresh, field.name, None) for field in fields}
+
+
 def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return None if field.default is dataclasses.MISSING else field.default
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """An enumeration's value; others as they are."""
     return value.value if isinstance(value, enum.Enum) else value

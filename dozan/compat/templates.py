@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dozan.chat import chat_format
 from dozan.chat.tokens import FUNCTION_TOKENS
-from dozan.compat.say import say
+from dozan.compat.say import Argument, say, weigh
 from dozan.compat.tokenizer import ChatTokenizer
 from dozan.errors import InputError
 
@@ -23,6 +23,18 @@ _OPENAI = {"role": "role", "content": "content", "user": "user", "assistant": "a
 _ROLES = {"human": "user", "user": "user", "input": "user", "gpt": "assistant", "assistant": "assistant",
           "model": "assistant", "output": "assistant", "system": "system", "developer": "developer",
           "tool": "tool"}  # fmt: skip
+_MARKING = (
+    Argument("force_match", True, "no effect", "markers are found in the text, to the character"),
+    Argument("tokenizer", None, "no effect", "rows are read with the trainer's tokenizer"),
+    Argument("num_proc", None, "no effect", "one process is enough"),
+)
+_STANDARD = (
+    Argument("tokenizer", None, "no effect", "only names of roles and columns are changed"),
+    Argument("batch_size", 1000, "no effect", "rows are changed one by one"),
+    Argument("num_proc", None, "no effect", "one process is enough"),
+    *(Argument(f"aliases_for_{role}", None, "refused", "rename the roles in the rows first")
+      for role in ("system", "user", "assistant")),
+)  # fmt: skip
 
 
 def train_on_responses_only(
@@ -34,6 +46,8 @@ def train_on_responses_only(
 
     Raises InputError, with the markers that do occur, for one that is in no row, and for rows without a response.
     """
+    weigh("train_on_responses_only", _MARKING,
+          {"force_match": force_match, "tokenizer": tokenizer, "num_proc": num_proc})  # fmt: skip
     if return_function:
         raise InputError("train_on_responses_only: return_function=True is not offered; give the trainer")
     usual = zip((instruction_part, response_part), trainer.turn_markers(), strict=True)
@@ -66,8 +80,10 @@ def get_chat_template(
     return chosen
 
 
-def standardize_data_formats(dataset: Any, **_: object) -> Any:
-    """Rows whose `conversations` say from and value, with role and content instead; others as they are."""
+def standardize_data_formats(dataset: Any, **more: object) -> Any:
+    """Rows whose `conversations` say from and value, with role and content instead; others as they are. Raises
+    InputError for roles that are not known, and for arguments that are not offered."""
+    weigh("standardize_sharegpt", _STANDARD, more)
     if hasattr(dataset, "map") and hasattr(dataset, "features"):
         return dataset.map(_standard)
     return [_standard(row) for row in dataset]

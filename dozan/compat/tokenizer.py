@@ -15,12 +15,13 @@ import torch
 from dozan.chat.format import ChatFormat, Rendered
 from dozan.chat.tokenizer import Tokenizer
 from dozan.chat.tokens import BOS, EOS, PAD, UNK
-from dozan.compat.say import say
+from dozan.compat.say import refuse_unknown, say
 from dozan.errors import InputError
 from dozan.rows.example import Json
 
 Ids = Sequence[int]
 _TAG = re.compile(r"<[^<>\s]+>")
+_NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
 _TEMPLATED = ("return_assistant_tokens_mask", "continue_final_message", "documents", "sanitize_control_tokens")
 
 
@@ -53,7 +54,7 @@ class ChatTokenizer:
     never twice. `chat` renders conversations: the official templates' bytes, and a refusal where those corrupt.
     """
 
-    padding_side = "left"
+    padding_side: str = "left"
 
     def __init__(self, folder: Path, tokens: Tokenizer, chat: ChatFormat, name: str, model_max_length: int) -> None:
         self.folder, self.tokens, self.chat, self.name_or_path = folder, tokens, chat, name
@@ -65,7 +66,22 @@ class ChatTokenizer:
             token = given.get("content") if isinstance(given, Mapping) else given
             token = token if isinstance(token, str) and tokens.has(token) else usual
             setattr(self, f"{kind}_token", token)
-            setattr(self, f"{kind}_token_id", tokens.id(token))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A token's name and its id go together. Raises InputError for a token that the vocabulary does not have."""
+        kind = name.removesuffix("_id")
+        if name == "padding_side" and value not in ("left", "right"):
+            raise InputError(f"tokenizer.padding_side={value!r}: give 'left' or 'right'")
+        if kind in _NAMED:
+            is_known = 0 <= value < self.tokens.size if isinstance(value, int) else self.tokens.has(str(value))
+            if not is_known:
+                raise InputError(f"tokenizer.{name}={value!r}: the vocabulary has no such token; name one that it has")
+            piece = self.tokens.decode([value]) if isinstance(value, int) else str(value)
+            number = value if isinstance(value, int) else self.tokens.id(piece)
+            super().__setattr__(kind, piece)
+            super().__setattr__(f"{kind}_id", number)
+        else:
+            super().__setattr__(name, value)
 
     bos_token: str
     eos_token: str
@@ -133,11 +149,15 @@ class ChatTokenizer:
         one = isinstance(text, str)
         rows = [self.ids_of(each, add_special_tokens) for each in ([text] if isinstance(text, str) else text)]
         if truncation:
-            most = max_length or self.model_max_length
-            cut = sum(len(row) > most for row in rows)
-            say(f"tokenizer: {cut} texts cut to {most} tokens") if cut else None
-            rows = [row[:most] for row in rows]
+            rows = self._cut(rows, max_length)
         return self._encoding(rows, one, padding, max_length, return_tensors, return_attention_mask)
+
+    def _cut(self, rows: list[list[int]], max_length: int | None) -> list[list[int]]:
+        most = max_length or self.model_max_length
+        cut = sum(len(row) > most for row in rows)
+        if cut:
+            say(f"tokenizer: {cut} texts cut to {most} tokens")
+        return [row[:most] for row in rows]
 
     def _encoding(
         self, rows: list[list[int]], one: bool, padding: bool | str, max_length: int | None, tensors: str | None,
@@ -147,8 +167,8 @@ class ChatTokenizer:
         width = max_length if padding == "max_length" and max_length else longest if padding else None
         masks = [[1] * len(row) for row in rows]
         if width is not None:
-            rows = [[self.pad_token_id] * (width - len(row)) + row for row in rows]
-            masks = [[0] * (width - len(mask)) + mask for mask in masks]
+            rows = [self._padded(row, self.pad_token_id, width) for row in rows]
+            masks = [self._padded(mask, 0, width) for mask in masks]
         found: dict[str, Any] = {"input_ids": rows, "attention_mask": masks}
         if not with_mask:
             del found["attention_mask"]
@@ -159,6 +179,10 @@ class ChatTokenizer:
         if len({len(row) for row in rows}) > 1:
             raise InputError("tokenizer: texts of different length make no tensor; set padding=True")
         return Encoding({n: torch.tensor(v) if tensors == "pt" else np.array(v) for n, v in found.items()})
+
+    def _padded(self, row: list[int], value: int, width: int) -> list[int]:
+        rest = [value] * (width - len(row))
+        return rest + row if self.padding_side == "left" else row + rest
 
     def encode(self, text: str, add_special_tokens: bool = True, return_tensors: str | None = None) -> Any:
         """The ids alone."""
@@ -192,18 +216,28 @@ class ChatTokenizer:
             return rendered[0].text if one else [each.text for each in rendered]
         rows = [ids for ids, _ in self.tokens.encode_many(rendered)]
         if truncation:
-            rows = [row[: max_length or self.model_max_length] for row in rows]
+            rows = self._cut(rows, max_length)
         found = self._encoding(rows, one, padding, max_length, return_tensors)
         return found if return_dict else found["input_ids"]
 
-    def decode(self, token_ids: Any, skip_special_tokens: bool = False, **_: object) -> str:
-        """Text of ids in a list or a tensor; control tokens are spelt out, or the special ones left out."""
+    def decode(
+        self, token_ids: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
+    ) -> str:
+        """Text of ids in a list or a tensor; control tokens are spelt out, or the special ones left out. Raises
+        InputError for clean_up_tokenization_spaces."""
+        if clean_up_tokenization_spaces:
+            raise InputError("decode: clean_up_tokenization_spaces=True is not offered: text comes back as it is; "
+                             "leave it out")  # fmt: skip
         ids = _listed(token_ids)
         kept = [i for i in ids if i not in self.tokens.special_ids] if skip_special_tokens else ids
         return self.tokens.decode(kept)
 
-    def batch_decode(self, sequences: Iterable[Any], skip_special_tokens: bool = False, **_: object) -> list[str]:
-        return [self.decode(row, skip_special_tokens) for row in sequences]
+    def batch_decode(
+        self, sequences: Iterable[Any], skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+    ) -> list[str]:  # fmt: skip
+        """The text of each row, as `decode` gives it."""
+        return [self.decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in sequences]
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
         """Ids of vocabulary entries; the unknown token's for what is none."""
@@ -217,8 +251,10 @@ class ChatTokenizer:
             return self.tokens.piece(ids)
         return [self.tokens.piece(i) for i in _listed(ids)]
 
-    def save_pretrained(self, save_directory: str | Path, **_: object) -> tuple[str, ...]:
-        """Copy the tokenizer's own files to a folder, byte for byte; their paths."""
+    def save_pretrained(self, save_directory: str | Path, **more: object) -> tuple[str, ...]:
+        """Copy the tokenizer's own files to a folder, byte for byte; their paths. Raises InputError for any further
+        argument."""
+        refuse_unknown("tokenizer.save_pretrained", more)
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         for file in self.tokens.files:
@@ -226,7 +262,9 @@ class ChatTokenizer:
                 shutil.copyfile(file, folder / file.name)
         return tuple(str(folder / file.name) for file in self.tokens.files)
 
-    def push_to_hub(self, repo_id: str, **_: object) -> None:
+    def push_to_hub(
+        self, repo_id: str, token: str | None = None, private: bool | None = None, commit_message: str | None = None
+    ) -> None:
         """Says where the tokenizer goes: a merged model brings its own, an adapter its base's."""
         say(f"{repo_id}: the tokenizer is not sent alone: a merged model brings it, an adapter takes its base's")
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dozan.compat.arguments import GET_PEFT_MODEL, SFT_TRAINER
+from dozan.compat.arguments import SFT_TRAINER
 from dozan.compat.fast import FastModel
 from dozan.compat.log import Log, TrainerState, TrainOutput
 from dozan.compat.model import Model, hub_token
+from dozan.compat.peft import adapter_arguments
 from dozan.compat.recipes import eval_strategy, recipe_of
 from dozan.compat.rows import TrainRows, gather
 from dozan.compat.say import say, weigh
@@ -27,9 +28,6 @@ from dozan.train.state import best_checkpoint
 
 _NEEDLESS = ("DataCollatorForSeq2Seq", "DataCollatorForLanguageModeling", "DataCollatorWithPadding",
              "DefaultDataCollator")  # fmt: skip
-_PEFT = ("r", "target_modules", "lora_alpha", "lora_dropout", "bias", "use_rslora", "use_dora", "modules_to_save",
-         "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "init_lora_weights",
-         "target_parameters")  # fmt: skip
 
 
 class SFTTrainer:
@@ -52,13 +50,15 @@ class SFTTrainer:
                              "gave, or keep TRL's trainer with dozan.hf.attach(model)")  # fmt: skip
         _weigh_objects(data_collator, callbacks)
         if peft_config is not None:
-            known = {argument.name for argument in GET_PEFT_MODEL}
-            given = {name: getattr(peft_config, name) for name in _PEFT if hasattr(peft_config, name)}
-            FastModel.get_peft_model(model, **{name: value for name, value in given.items() if name in known})
+            FastModel.get_peft_model(model, **adapter_arguments(peft_config))
         if model.settings.adapter is None and not model.settings.full:
             raise InputError("SFTTrainer: the model has no adapter; call FastModel.get_peft_model(model, r=…) first, "
                              "or train every weight: from_pretrained(full_finetuning=True)")  # fmt: skip
         self.model, self.args, self.callbacks = model, settings_of(args), list(callbacks or ())
+        if model.settings.full and self.args.load_best_model_at_end:
+            raise InputError("SFTConfig: load_best_model_at_end=True with full_finetuning=True is not offered: a "
+                             "step's checkpoint can be run and scored, but only the run's end is saved and exported; "
+                             "leave it out, and read trainer.state.best_model_checkpoint")  # fmt: skip
         self.processing_class = self.tokenizer = processing_class or tokenizer or model.tokenizer
         if not isinstance(self.tokenizer, ChatTokenizer):
             raise InputError(f"SFTTrainer: the tokenizer is a {type(self.tokenizer).__name__}; give what "
@@ -77,7 +77,8 @@ class SFTTrainer:
 
     def train(self, resume_from_checkpoint: bool | str | Path | None = None, **more: Any) -> TrainOutput:
         """Train; what came of it. resume_from_checkpoint: True goes on with the newest run in output_dir, a path with
-        that run; else a new run begins, beside one that is there.
+        that run; else a new run begins, beside one that is there. A new run begins from the base: it is refused for a
+        model that was trained already.
 
         Raises InputError as `dozan.train`, and Interrupted when a signal stopped it after its state was saved.
         """
@@ -87,6 +88,11 @@ class SFTTrainer:
             raise InputError(f"trainer.train: {self.model.trained} is an adapter; merge it into a checkpoint first: "
                              f"dozan merge {self.model.trained} --out DIR")  # fmt: skip
         out, resume = self._folder(resume_from_checkpoint)
+        if self.model.trained is not None and not (resume and _is_run(out)):
+            raise InputError(f"trainer.train: the model is what {self.model.trained} trained, and a new run would "
+                             "begin from the base again. To go on from it: model.save_pretrained_merged('stage1'), "
+                             "then FastModel.from_pretrained('stage1'); to begin anew: open the base "
+                             "again")  # fmt: skip
         recipe = self.recipe()
         looked_at = self.eval_dataset if self._eval_strategy != "no" else None
         wants_best = self._wants_best(looked_at)
@@ -112,8 +118,13 @@ class SFTTrainer:
         chat = self.tokenizer.chat.name
         return recipe_of(self.model.settings, self.args, chat, len(self.train_dataset))
 
-    def evaluate(self, eval_dataset: Any = None, **_: object) -> dict[str, float]:
-        """The loss on the rows of eval_dataset, without an update: eval_loss, eval_runtime (seconds)."""
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Sequence[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """The loss on the rows of eval_dataset, without an update: eval_loss, eval_runtime (seconds), or with another
+        prefix."""
+        if ignore_keys:
+            raise InputError("trainer.evaluate: ignore_keys is not offered: the loss is all that is computed")
         field = self.args.dataset_text_field
         rows = self.eval_dataset if eval_dataset is None else self._rows("eval_dataset", eval_dataset, field, None)
         if rows is None:
@@ -122,11 +133,12 @@ class SFTTrainer:
         packs = pack_rows([rows.tokens(i) for i in range(len(rows))], recipe.pack, recipe.train.pack_tokens)
         loss = evaluation_loss(self.model.bundle.model, packs)
         seconds = time.perf_counter() - begun
-        found = {"eval_loss": loss, "eval_runtime": seconds, "eval_samples_per_second": len(rows) / seconds}
+        measured = {"loss": loss, "runtime": seconds, "samples_per_second": len(rows) / seconds}
+        found = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
         self.state.log_history.append({**found, "step": self.state.global_step})
         return found
 
-    def save_model(self, output_dir: str | Path | None = None, **_: object) -> None:
+    def save_model(self, output_dir: str | Path | None = None) -> None:
         """The adapter and the tokenizer's files, to a folder; without one they are in the run's own, which is said."""
         if output_dir is None:
             say(f"save_model: what was trained is in {self.run}; give a folder to copy it to")
@@ -147,7 +159,8 @@ class SFTTrainer:
         if data is None:
             raise InputError(f"SFTTrainer: {name} is missing; give a Dataset, a list of dicts, or a JSONL file")
         most = self.args.max_steps * self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
-        return gather(name, data, self.tokenizer, field, function, most if most > 0 else None)
+        is_cut = name == "train_dataset" and most > 0  # held-out rows without a length are read whole
+        return gather(name, data, self.tokenizer, field, function, most if is_cut else None)
 
     def _explain(self) -> None:
         """Say what the rows are trained on, and what they are not checked for."""

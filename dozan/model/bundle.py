@@ -18,9 +18,9 @@ from dozan.errors import InputError
 from dozan.model.files import read_json, write_whole
 from dozan.model.full_format import MODEL, WEIGHTS, load_into
 from dozan.model.gemma3 import Gemma3, Gemma3Config
-from dozan.model.hub import resolve_model, run_base
+from dozan.model.hub import resolve_base, resolve_model
 from dozan.model.peft_format import ADAPTER_CONFIG, load_adapter
-from dozan.model.sealed import require_intact
+from dozan.model.sealed import is_sealed, require_intact
 from dozan.model.weights import QUANTISE, Quantise, empty_model, load_model, read_config
 
 ARRANGEMENT = "dozan.json"
@@ -118,21 +118,25 @@ def _parts(folder: Path, name: str) -> _Parts:
     if (folder / "run.json").is_file():
         trained, settings = trained_weights(folder), _run_settings(folder)
         if trained == "full":
-            return _Parts(resolve_model(run_base(folder)), None, *settings, full=folder / MODEL)
-        return _Parts(resolve_model(run_base(folder)), folder / "adapter", *settings)
+            return _Parts(resolve_base(folder), None, *settings, full=folder / MODEL)
+        return _Parts(resolve_base(folder), folder / "adapter", *settings)
     if (folder / WEIGHTS).is_file():
         owner = _run_of(folder)
         if owner is None:
             raise InputError(f"{folder}: weights of a run's checkpoint, without the run; they are read in its folder")
-        return _Parts(resolve_model(run_base(owner)), None, *_run_settings(owner), weights=folder)
+        return _Parts(resolve_base(owner), None, *_run_settings(owner), weights=folder)
     if (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file():
         config = folder / ADAPTER_CONFIG
         base = read_json(config).get("base_model_name_or_path")
         if not isinstance(base, str) or not base:
             raise InputError(f"{config}: base_model_name_or_path is {base!r}; name the base model there")
         run = _run_of(folder)
-        return _Parts(resolve_model(base), folder, *(_run_settings(run) if run is not None else ("auto", AS_GIVEN)))
+        moved = run is not None and Path(base).is_absolute() and not Path(base).exists()
+        found = resolve_base(run) if run is not None and moved else resolve_model(base)
+        return _Parts(found, folder, *(_run_settings(run) if run is not None else ("auto", AS_GIVEN)))
     checkpoint = resolve_model(name)
+    if is_sealed(checkpoint) or (_run_of(checkpoint) is not None and checkpoint.name == MODEL):
+        require_intact(checkpoint)
     return _Parts(checkpoint, None, "auto", folder_arrangement(checkpoint))
 
 

@@ -28,7 +28,7 @@ def resolve_model(name: str | Path) -> Path:
         return Path(dozan.EMBEDDED_BASE)
     folder = Path(name).expanduser()
     if (folder / "run.json").is_file():
-        return resolve_model(run_base(folder))
+        return resolve_base(folder)
     if folder.is_dir():
         return folder
     if folder.exists():
@@ -49,6 +49,15 @@ def run_base(run: Path) -> str:
     if not isinstance(base, str) or not base or (run / base).resolve() == run.resolve():
         raise InputError(f"{path}: base is {base!r}; it must name another folder or a hub id")
     return base
+
+
+def resolve_base(run: Path) -> Path:
+    """The folder of a run's base. Raises InputError, when it lies elsewhere now, with how to tell the run."""
+    base = run_base(run)
+    if Path(base).is_absolute() and not Path(base).exists():
+        raise InputError(f"{run}: its base {base} is not there; where it is elsewhere now, give the run's command once "
+                         f"more with that folder: dozan train … --model FOLDER --out {run}")  # fmt: skip
+    return resolve_model(base)
 
 
 def _similar(folder: Path) -> str:

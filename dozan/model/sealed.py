@@ -24,9 +24,19 @@ def seal(folder: Path) -> None:
     sync(folder)
 
 
-def verify(folder: Path) -> list[str]:
-    """What is wrong with a sealed folder, one line each; empty when every byte is as written."""
-    return _compared(folder, strict=True)
+def verify(folder: Path, strict: bool = True) -> list[str]:
+    """What is wrong with a sealed folder, one line each; empty when every byte is as written. strict: and nothing else
+    is there."""
+    return _compared(folder, strict)
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether a folder has a manifest of this kind; other programs give files of theirs the same name."""
+    try:
+        entries = list(json.loads((folder / MANIFEST).read_bytes()).values())
+        return bool(entries) and all(set(entry) == {"bytes", "sha256"} for entry in entries)
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+        return False
 
 
 def require_intact(folder: Path) -> None:

@@ -30,6 +30,7 @@ from dozan.reproduce.page import write_page
 from dozan.reproduce.published import DATA_SETS
 from dozan.reproduce.rows import gather
 from dozan.rows.readers import read_rows
+from dozan.ship.manifest import file_sha256
 from dozan.train.checkpoint import write_text
 from dozan.train.run import hash_base
 
@@ -38,6 +39,7 @@ MODEL = "google/functiongemma-270m-it"
 RECORD, PAGE, REPORT = "record.json", "README.md", "report.html"
 KIND = "q8_0"
 _VERSIONS = ("torch", "transformers", "tokenizers", "safetensors", "xllamacpp", "gguf")
+_TEXTS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "chat_template.jinja")
 Say = Callable[[str], None]
 
 
@@ -64,7 +66,8 @@ def reproduce(
     work = _Work(_opened(Path(out), asked), Path(out), say)
     work.step("rows", "Gathering the rows", lambda: gather(str(data), work.data, limit, say))
     folder = resolve_model(model)
-    work.step("checkpoint", "Reading the checkpoint", lambda: {"name": str(model), "sha256": hash_base(folder)})
+    work.require_checkpoint(folder, str(model))
+    work.step("checkpoint", "Reading the checkpoint", lambda: {"name": str(model), **_hashes(folder)})
     test = read_rows(work.data / "test.jsonl")
     work.step("rendering", "Comparing the rendering with the checkpoint's own", lambda: check_rendering(folder, test))
     work.step("logits", "Comparing the logits with transformers'", lambda: check_logits(folder, test))
@@ -104,6 +107,17 @@ class _Work:
         found = work()
         self.record["steps"][name] = {**found, "seconds": round(time.monotonic() - started, 1)}
         self.write()
+
+    def require_checkpoint(self, folder: Path, model: str) -> None:
+        """Raises InputError when the files are others than those of the steps that are done."""
+        if "checkpoint" not in self.record["steps"]:
+            return
+        before, now = self.record["steps"]["checkpoint"], _hashes(folder)
+        changed = [key for key in dict.fromkeys([*before, *now])
+                   if key not in ("name", "seconds") and before.get(key) != now.get(key)]  # fmt: skip
+        if changed:
+            raise InputError(f"{model} has changed since {self.out} was begun with it ({', '.join(changed)}): bring "
+                             "the files back, or choose another folder with --out")  # fmt: skip
 
     def write(self) -> None:
         write_text(self.out / RECORD, redact(json.dumps(self.record, ensure_ascii=False, indent=1)))
@@ -157,7 +171,9 @@ def _opened(out: Path, asked: dict[str, Any]) -> dict[str, Any]:
     path = out / RECORD
     if path.is_file():
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        changed = [key for key, value in asked.items() if record.get("asked", {}).get(key) != value]
+        # What was written was redacted.
+        now = json.loads(redact(json.dumps(asked, ensure_ascii=False)))
+        changed = [key for key, value in now.items() if record.get("asked", {}).get(key) != value]
         if changed:
             raise InputError(f"{out} holds a reproduction with another {', '.join(changed)}; give the same to go on "
                              "with it, or choose another folder with --out")  # fmt: skip
@@ -167,6 +183,12 @@ def _opened(out: Path, asked: dict[str, Any]) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     return {"asked": asked, "command": _command(asked), "state": "running", "machine": _machine(),
             "versions": _versions(), "steps": {}}  # fmt: skip
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of a checkpoint's config and weights, and of each file that decides what text it reads."""
+    texts = [path for name in _TEXTS if (path := folder / name).is_file()]
+    return {"sha256": hash_base(folder), **{path.name: file_sha256(path) for path in texts}}
 
 
 def _command(asked: dict[str, Any]) -> str:

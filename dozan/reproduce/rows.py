@@ -60,12 +60,27 @@ def _of_set(found: DataSet, say: Say) -> tuple[list[Example], list[Example]]:
 
 
 def _of_folder(folder: Path, side: str, say: Say) -> list[Example]:
-    """The rows of a side: `train.jsonl`, `dev-00000.parquet` and the like, in the folder or in its `data`."""
-    files = [path for place in (folder, folder / "data") if place.is_dir() for path in sorted(place.iterdir())
-             if path.name.endswith(_KINDS) and path.name.split(".")[0].split("-")[0] in _NAMES[side]]  # fmt: skip
+    """The rows of a side: `train.jsonl`, `dev-00000.parquet` and the like, in the folder or in its `data`; those of
+    the first name that is there, in one format."""
+    named: dict[str, list[Path]] = {name: [] for name in _NAMES[side]}
+    for place in (folder, folder / "data"):
+        for path in sorted(place.iterdir()) if place.is_dir() else ():
+            name = path.name.split(".")[0].split("-")[0]
+            if path.name.endswith(_KINDS) and name in named:
+                named[name].append(path)
+    chosen = next((name for name, found in named.items() if found), None)
+    files = [] if chosen is None else named[chosen]
     if not files:
         raise InputError(f"{folder}: no {side} rows; expected a file such as {_NAMES[side][0]}.jsonl"
                          f"{' or dev.jsonl' if side == 'test' else ''}")  # fmt: skip
+    by_kind = {(path.parent, next(kind for kind in _KINDS if path.name.endswith(kind))): path for path in files}
+    if len(by_kind) > 1:
+        shown = ", ".join(str(path.relative_to(folder)) for path in by_kind.values())
+        raise InputError(f"{folder}: {side} rows are there more than once ({shown}); leave those of one place and "
+                         "format in it")  # fmt: skip
+    for name, others in named.items():
+        if others and name != chosen:
+            say(f"{folder}: {chosen} rows are taken as {side} rows, {name} rows are left out")
     return [row for path in files for row in _read(str(path), say)]
 
 

@@ -44,6 +44,11 @@ def checked(content: bytes) -> tuple[dict[str, Any] | None, str]:
     return record, ""
 
 
+def seal_of(content: bytes) -> dict[str, Any]:
+    """What run.json says of a file with this content."""
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
 def seals(run: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """What run.json is to say of those of the files that are there."""
     there = [(name, run / name) for name in names if (run / name).is_file()]

@@ -22,10 +22,12 @@ from dozan.sweep.halving import RUNGS, Job, Result, Trial, best, next_job
 from dozan.sweep.page import write_page
 from dozan.sweep.space import Space, Value, own_values, parse_space, shown, with_values
 from dozan.sweep.study import Study
-from dozan.train.checkpoint import write_text
+from dozan.train.checkpoint import checkpoints, write_text
 from dozan.train.loop import train
 from dozan.train.prepare import Job as Prepared
 from dozan.train.prepare import prepare
+from dozan.train.run import METRICS, hash_rows
+from dozan.train.signals import StopRequest
 
 SCORED_ROWS = 64
 METRIC = "graded_f1"
@@ -81,7 +83,8 @@ def sweep(
     out.mkdir(parents=True, exist_ok=True)
     metric = METRIC if calls else "loss"
     settled = {"recipe": base.model_dump(mode="json"), "space": {k: str(v) for k, v in parts.items()}, "metric": metric,
-               "base": prepared.base.sha256}  # fmt: skip
+               "base": prepared.base.sha256, "rows": hash_rows(prepared.plan.rows),
+               "heldout rows": hash_rows(prepared.plan.heldout)}  # fmt: skip
     study = Study(out, settled, parts, own_values(base, parts))
     arguments = {"data": data, "model": model, "eval_data": eval_data}
     return _Sweep(out, study, base, parts, prepared, arguments, calls, 60 * minutes, trials, say).run()
@@ -151,7 +154,16 @@ class _Sweep:
         return True
 
     def _train(self, trial: Trial, values: Mapping[str, Value], target: int) -> Result | None:
-        """Train from where the trial stands to step `target`, and pause it there; None when the time is over first."""
+        """Train from where the trial stands to step `target`, and pause it there; None when the time is over first.
+
+        What was measured there is read from the run's own figures: a process that was stopped or killed in between may
+        have measured some of it, or all.
+        """
+        folder = self._folder(trial.number)
+        if target < trial.steps and any(step >= target for step, _ in checkpoints(folder / "checkpoints")):
+            found = _result(folder, trial, target, self.calls)
+            if found is not None:
+                return found
         watch = _Watch(target, self.calls, self.began + self.budget - self.before)
         rows = (self.recipe.score.rows or SCORED_ROWS) if self.calls else 0
         settings = [
@@ -161,14 +173,13 @@ class _Sweep:
         recipe = override(with_values(self.recipe, values), settings)
         begun = time.monotonic()
         try:
-            train(**self.arguments, out=self._folder(trial.number), recipe=recipe, on_event=watch)
+            train(**self.arguments, out=folder, recipe=recipe, on_event=watch)
         except Interrupted:
             if not watch.paused:
                 raise
-        if watch.loss is None:
-            return None
-        seconds = time.monotonic() - begun
-        return Result(target, watch.steps, watch.score, watch.loss, seconds, watch.stepping)
+        if watch.stopped is not None:  # too late for this run, which was about to be whole
+            raise Interrupted(f"{watch.stopped}: stopped between steps; the same command goes on from there")
+        return _result(folder, trial, target, self.calls, time.monotonic() - begun - watch.stepping)
 
     def _finish(self) -> SweepResult:
         known = self._trials()
@@ -220,41 +231,64 @@ class _Sweep:
 
 @dataclass
 class _Watch:
-    """Hears a trial's events: keeps its figures, and pauses it at step `target` or when the time is over."""
+    """Hears a trial's events: pauses it when it is measured at step `target`, or when the time is over.
+
+    stepping: seconds in this process's steps. paused: it was asked to stop here. stopped: the signal by which someone
+    else had asked already; a second one would end the process at once.
+    """
 
     target: int
     calls: bool
     until: float
-    loss: float | None = None
-    score: float | None = None
-    steps: int = 0
     stepping: float = 0.0
     paused: bool = False
-    _seen: float | None = None
+    stopped: str | None = None
 
     def __call__(self, event: dict[str, Any]) -> None:
         kind = event["event"]
         if kind == "step":
-            self.steps += 1
             self.stepping += event["train/seconds"]
             if time.monotonic() >= self.until and event["step"] < self.target:
                 self._pause()
-        elif kind == "eval" and event["step"] == self.target:
-            self._seen = event["eval/loss"]
-            if not self.calls:
-                self._rung()
-        elif kind == "score" and event["step"] == self.target:
-            self.score = float(event[f"score/{METRIC}"] or 0.0)
-            self._rung()
-
-    def _rung(self) -> None:
-        self.loss = self._seen
-        self._pause()
+        elif kind == ("score" if self.calls else "eval") and event["step"] == self.target:
+            self._pause()
 
     def _pause(self) -> None:
-        if not self.paused:
-            self.paused = True
-            signal.raise_signal(signal.SIGTERM)
+        asked = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+        assert isinstance(asked, StopRequest), "a trial trains in the main thread"
+        if self.paused:
+            return
+        if asked.requested is not None:
+            self.stopped = asked.requested
+            return
+        self.paused = True
+        signal.raise_signal(signal.SIGTERM)
+
+
+def _result(folder: Path, trial: Trial, target: int, calls: bool, besides: float = 0.0) -> Result | None:
+    """What a trial's metrics.jsonl says of step `target`; None where it was not measured there, or not scored.
+
+    besides: seconds that this process spent on it outside of steps; those of others count as they measured.
+    """
+    path = folder / METRICS
+    lines = [line for line in map(_read, path.read_bytes().splitlines()) if line] if path.is_file() else []
+    there = {key: value for line in lines if line["step"] == target for key, value in line.items()}
+    if "eval/loss" not in there or (calls and f"score/{METRIC}" not in there):
+        return None
+    stepping = [line["train/seconds"] for line in lines
+                if "train/seconds" in line and trial.at < line["step"] <= target]  # fmt: skip
+    loss = math.inf if there["eval/loss"] is None else there["eval/loss"]
+    score = float(there[f"score/{METRIC}"] or 0.0) if calls else None
+    besides = max(besides, there["eval/seconds"] + there.get("score/seconds", 0.0))
+    return Result(target, len(stepping), score, loss, besides + sum(stepping), sum(stepping))
+
+
+def _read(line: bytes) -> dict[str, Any] | None:
+    """A line of metrics.jsonl, None for one that a kill cut off."""
+    try:
+        return dict(json.loads(line))
+    except ValueError:
+        return None
 
 
 def _has_calls(prepared: Prepared, eval_data: Any, data: Any) -> bool:

@@ -10,7 +10,6 @@ from dozan.html.page import isolated, page
 from dozan.judge.report_curves import curves_section, speed_section
 from dozan.judge.report_style import STYLE
 from dozan.track.facts import Picture, RunFacts, read_metrics
-from dozan.track.raster import png
 
 PAGE = "training.html"
 _FIGURE = re.compile(r'<svg class="chart"[^>]*aria-label="([^"]*)">.*?</svg>', re.DOTALL)
@@ -18,18 +17,25 @@ _NAMES = {"Loss": "loss", "Score": "score", "Learning": "learning_rate", "Gradie
 
 
 def write_page(facts: RunFacts) -> Path:
-    """Write `training.html` into the run folder from its metrics.jsonl and run.json."""
+    """Write `training.html` into the run folder from its metrics.jsonl and run.json; whole or not at all."""
     metrics = read_metrics(facts.out / "metrics.jsonl")
     run = json.loads((facts.out / "run.json").read_text(encoding="utf-8"))
     speed = speed_section(metrics, run.get("final") or {}, run.get("memory"))
     body = f"<h1>{isolated(facts.name)}</h1>{curves_section(metrics)}{speed}"
     path = facts.out / PAGE
-    path.write_text(page(facts.name, body, STYLE), encoding="utf-8")
+    staging = path.with_name(f".{PAGE}.staging")
+    try:
+        staging.write_text(page(facts.name, body, STYLE), encoding="utf-8")
+        staging.replace(path)
+    finally:
+        staging.unlink(missing_ok=True)
     return path
 
 
 def pictures(written: Path) -> list[Picture]:
     """The curves of a training page, in its order."""
+    from dozan.track.raster import png  # the drawing library is not there with every tracker
+
     found: list[Picture] = []
     for match in _FIGURE.finditer(written.read_text(encoding="utf-8")):
         caption = match[1]

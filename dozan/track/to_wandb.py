@@ -19,7 +19,7 @@ os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 import wandb  # noqa: E402
 from wandb.errors import Error as WandbError  # noqa: E402
 
-from dozan.track.wandb_files import history  # noqa: E402
+from dozan.track.wandb_files import DamagedFile, history  # noqa: E402
 
 FOLDER = "wandb"
 
@@ -28,7 +28,7 @@ class Wandb:
     """Each line of metrics.jsonl is a row of the history, drawn over `step`."""
 
     name = "wandb"
-    failures: tuple[type[Exception], ...] = (OSError, WandbError)
+    failures: tuple[type[Exception], ...] = (OSError, WandbError, DamagedFile)
 
     def __init__(self, facts: RunFacts) -> None:
         mode = mode_of(os.environ)
@@ -77,5 +77,7 @@ def _read(facts: RunFacts) -> dict[str, int]:
         for row in history(path):
             for kind in (*KINDS, "report"):
                 if any(key.startswith(f"{kind}/") for key in row):
-                    later(seen, kind, int(row["step"]))
+                    if not isinstance(row.get("step"), int):
+                        raise DamagedFile(path)
+                    later(seen, kind, row["step"])
     return seen

@@ -29,11 +29,19 @@ _LINES = ("step", "eval", "score")
 
 
 def require_trackers(names: Sequence[str]) -> None:
-    """Raises InputError for those whose package is not there."""
+    """Raises InputError for those whose package is not there, or cannot be imported."""
     absent = [name for name in names if find_spec(_PACKAGES[name]) is None]
     if absent:
         raise InputError(f"track.to: {', '.join(absent)} is not installed: pip install 'dozan[{','.join(absent)}]', or "
                          "leave it out of track.to")  # fmt: skip
+    for name in names:
+        try:
+            _kind(name)
+        except (ImportError, TypeError) as error:  # TypeError: protobuf's, for code that another version generated
+            raise InputError(
+                f"track.to: {name} is installed, but cannot be imported ({_said(error)}): reinstall it with pip "
+                f"install --upgrade 'dozan[{name}]', or leave it out of track.to"
+            ) from None
 
 
 @contextmanager
@@ -102,9 +110,14 @@ class _Feed:
 
         if not self.trackers or self.facts is None:
             return
-        page = write_page(self.facts)
-        # Those that take no picture need no drawing library.
-        drawn = pictures(page) if {"tensorboard", "trackio"} & set(self.recipe.to) else []
+        try:
+            page = write_page(self.facts)
+            # Those that take no picture need no drawing library.
+            drawn = pictures(page) if {"tensorboard", "trackio"} & set(self.recipe.to) else []
+        except OSError as error:
+            self.report({"event": "note", "text": f"the training page cannot be written ({_said(error)}): the run is "
+                                                  "done all the same, trackers lack the page alone"})  # fmt: skip
+            return
 
         def show(tracker: Tracker, seen: dict[str, int]) -> None:
             if "report" not in seen:
@@ -124,10 +137,14 @@ class _Feed:
                 self._fails(tracker.name, error)
 
     def _fails(self, name: str, error: Exception) -> None:
-        said = redact(str(error).strip() or type(error).__name__).splitlines()[0]
-        text = (f"{name} fails ({said}): it is told nothing more, the run goes on; metrics.jsonl has every figure, and "
-                "a resume gives the tracker what it lacks")  # fmt: skip
+        text = (f"{name} fails ({_said(error)}): it is told nothing more, the run goes on; metrics.jsonl has every "
+                "figure, and a resume gives the tracker what it lacks")  # fmt: skip
         self.report({"event": "note", "text": text})
+
+
+def _said(error: Exception) -> str:
+    """The first line of an error, without secrets."""
+    return redact(str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _tell(tracker: Tracker, seen: dict[str, int], record: Record) -> None:

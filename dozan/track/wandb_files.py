@@ -13,17 +13,30 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from wandb.proto import wandb_internal_pb2
 
 _BLOCK, _HEADER = 32768, 7
+_MAGIC = b":W&B"
 _WHOLE, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
+class DamagedFile(Exception):
+    """A `.wandb` file is there that cannot be read."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} is damaged; move it away")
+
+
 def records(path: Path) -> Iterator[Any]:
-    """Every whole record of a file, in order; an end that was cut off is left out."""
+    """Every whole record of a file, in order; an end that was cut off is left out, at worst all of it.
+
+    Raises DamagedFile for what is no such file, or no longer.
+    """
     read = getattr(wandb_internal_pb2, "Record")  # noqa: B009 - made when the module is loaded
     content = path.read_bytes()
-    assert content[:4] == b":W&B", path
+    if content[:4] != _MAGIC[: len(content)]:
+        raise DamagedFile(path)
     at, parts = _HEADER, b""
     while at + _HEADER <= len(content):
         left = _BLOCK - at % _BLOCK
@@ -36,10 +49,17 @@ def records(path: Path) -> Iterator[Any]:
             return
         parts = (b"" if kind in (_WHOLE, _FIRST) else parts) + content[start:at]
         if kind in (_WHOLE, _LAST):
-            yield read.FromString(parts)
+            try:
+                yield read.FromString(parts)
+            except DecodeError:
+                raise DamagedFile(path) from None
 
 
 def history(path: Path) -> list[dict[str, Any]]:
-    """The rows that were logged, by their names."""
+    """The rows that were logged, by their names. Raises DamagedFile as `records` does."""
     rows = (record.history for record in records(path) if record.WhichOneof("record_type") == "history")
-    return [{item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in row.item} for row in rows]
+    try:
+        return [{item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in row.item}
+                for row in rows]  # fmt: skip
+    except ValueError:
+        raise DamagedFile(path) from None

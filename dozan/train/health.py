@@ -18,7 +18,7 @@ from dozan.chat.encode import Tokens
 from dozan.model.gemma3 import Gemma3
 from dozan.train import passes
 from dozan.train.plan import Plan, Prepared
-from dozan.train.retry import GoBack
+from dozan.train.retry import GoBack, is_out_of_memory
 from dozan.train.scale import LEAST
 from dozan.train.state import Trainee
 
@@ -26,12 +26,18 @@ _GRADIENT, _NORM = "the gradient of", "the norm of the gradients"
 LOWER = 0.5
 """Of the rate with which to try again."""
 
+_NO_MEMORY = "a place that was not found: memory does not do for the search"
+
 MOST_SKIPPED = 3
 """Steps in a row that are not finite stop the run; fewer are skipped."""
 
 _JOINED = {"down_proj": ("gelu(gate) · up", ("gate_proj", "up_proj")),
            "o_proj": ("attention", ("q_proj", "k_proj", "v_proj"))}  # fmt: skip
 """What a linear's input comes from where no module gives it, and the linears before that, which may run as one op."""
+
+
+Beat = Callable[[], None]
+"""Called between passes: each is slow, and a watchdog ends a run that gives no sign of life."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +63,35 @@ class Skipped:
         return f"not finite, update skipped; rows: {', '.join(self.rows)}; {self.place}"
 
 
-def explain(trainee: Trainee, plan: Plan, prepared: Prepared, step: int, loss: float, scale: float | None) -> Skipped:
+def silent() -> None:
+    """The beat where nobody listens."""
+
+
+def explain(
+    trainee: Trainee, plan: Plan, prepared: Prepared, step: int, loss: float, scale: float | None, beat: Beat = silent
+) -> Skipped:
     """Why `step` (from 0), whose loss was `loss` at the loss scale `scale` if any, was skipped; gradients are left
     zero."""
-    if scale is not None and scale > LEAST and math.isfinite(loss):
-        rows, began = [row.row for row in prepared.rows], begins_in(trainee, prepared, step, scale)
+    mended = scale if scale is not None and scale > LEAST and math.isfinite(loss) else None
+    try:
+        return _explained(trainee, plan, prepared, step, scale, mended, beat)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    return Skipped([row.row for row in prepared.rows], f"it began in {_NO_MEMORY}", mended)
+
+
+def _explained(
+    trainee: Trainee, plan: Plan, prepared: Prepared, step: int, scale: float | None, mended: float | None, beat: Beat
+) -> Skipped:
+    """`mended`: the scale that a smaller one may mend, else None."""
+    if mended is not None:
+        rows, began = [row.row for row in prepared.rows], begins_in(trainee, prepared, step, scale, beat)
         return Skipped(rows, _place(trainee, began), scale, began)
-    guilty = _not_finite_rows(trainee.model, plan, prepared.rows, step)
+    guilty = _not_finite_rows(trainee.model, plan, prepared.rows, step, beat)
     alone = [row for row in prepared.rows if row.row == guilty[0]] if len(guilty) < len(prepared.rows) else []
     shown = Prepared(alone, plan.pack(alone), prepared.weight) if alone else prepared
-    began = begins_in(trainee, shown, step, scale)
+    began = begins_in(trainee, shown, step, scale, beat)
     return Skipped(guilty, _place(trainee, began), None, began)
 
 
@@ -86,14 +111,17 @@ def require_few_skipped(
 
 
 @torch.no_grad()
-def _not_finite_rows(model: Gemma3, plan: Plan, rows: Sequence[Tokens], step: int) -> list[str]:
+def _not_finite_rows(model: Gemma3, plan: Plan, rows: Sequence[Tokens], step: int, beat: Beat) -> list[str]:
     """The rows whose own loss is not finite; all of them when the fault shows only in the gradients."""
-    alone = ((row, batch) for row in rows for batch in plan.pack([row]))
-    guilty = [row.row for row, batch in alone if not torch.isfinite(passes.batch_loss(model, batch, step))]
+    guilty = []
+    for row in rows:
+        for batch in plan.pack([row]):
+            beat()
+            guilty += [] if torch.isfinite(passes.batch_loss(model, batch, step)) else [row.row]
     return guilty or [row.row for row in rows]
 
 
-def begins_in(trainee: Trainee, prepared: Prepared, step: int, scale: float | None) -> str:
+def begins_in(trainee: Trainee, prepared: Prepared, step: int, scale: float | None, beat: Beat = silent) -> str:
     """Where the packs' first number that is not finite comes about: a module, or what is said of one; "" if nowhere.
     Gradients are left zero."""
     held = None if trainee.scale is None else trainee.scale.state()
@@ -103,6 +131,7 @@ def begins_in(trainee: Trainee, prepared: Prepared, step: int, scale: float | No
     try:
         with _watched(trainee.model, found):
             for batch in prepared.batches:
+                beat()
                 loss = passes.op_by_op(trainee.passes)(batch, prepared.weight, step)
                 if not torch.isfinite(loss) and (not found or found[0].startswith(_GRADIENT)):
                     found.insert(0, "the logits")

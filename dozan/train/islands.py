@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from dozan.model.gemma3 import Gemma3
-from dozan.train.health import Skipped, begins_in, is_of_gradients
+from dozan.train.health import Beat, Skipped, begins_in, is_of_gradients, silent
 from dozan.train.plan import Prepared
+from dozan.train.retry import is_out_of_memory
 from dozan.train.state import Trainee
 
 _LAYER = re.compile(r"\bmodel\.layers\.(\d+)\b")
@@ -26,10 +27,29 @@ _MOST = 8
 
 
 def widen(model: Gemma3, layers: Sequence[int]) -> None:
-    """Have these layers compute in float32 from now on; captured passes and updates must be made anew."""
-    for index in layers:
-        for parameter in _narrow(model.model.layers[index]):
-            parameter.data = parameter.data.float()
+    """Have these layers compute in float32 from now on; captured passes and updates must be made anew. Where memory
+    does not do for all of them, none is changed."""
+    done: list[nn.Parameter] = []
+    try:
+        for index in layers:
+            for parameter in _narrow(model.model.layers[index]):
+                parameter.data = parameter.data.float()
+                done.append(parameter)
+    except RuntimeError:
+        for parameter in done:
+            parameter.data = parameter.data.half()
+        raise
+
+
+def widened(model: Gemma3, layers: Sequence[int]) -> bool:
+    """The same; False where memory does not do for it."""
+    try:
+        widen(model, layers)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    return True
 
 
 def islands_of(run: Mapping[str, Any] | None) -> list[int]:
@@ -38,12 +58,23 @@ def islands_of(run: Mapping[str, Any] | None) -> list[int]:
     return list(recoveries[-1].get("fp32_layers", ())) if recoveries else []
 
 
-def layers_that_mend(trainee: Trainee, prepared: Prepared, step: int, skipped: Skipped) -> tuple[int, ...]:
-    """The layers, one after the other, that must compute in float32 for a step's packs to be finite; none when that
-    does not do, where the model is not in float16, and where its weights are trained themselves."""
-    model = trainee.model
-    if model.dtype != torch.float16 or trainee.masters is not None:
+def layers_that_mend(
+    trainee: Trainee, prepared: Prepared, step: int, skipped: Skipped, beat: Beat = silent
+) -> tuple[int, ...]:
+    """The layers, one after the other, that must compute in float32 for a step's packs to be finite; none when that or
+    memory does not do, where the model is not in float16, and where its weights are trained themselves."""
+    if trainee.model.dtype != torch.float16 or trainee.masters is not None:
         return ()
+    try:
+        return _searched(trainee, prepared, step, skipped, beat)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    return ()
+
+
+def _searched(trainee: Trainee, prepared: Prepared, step: int, skipped: Skipped, beat: Beat) -> tuple[int, ...]:
+    model = trainee.model
     wide: list[int] = []
     began = skipped.began
     with _tried(model):
@@ -53,7 +84,7 @@ def layers_that_mend(trainee: Trainee, prepared: Prepared, step: int, skipped: S
                 return ()
             wide.append(int(found[1]))
             widen(model, wide[-1:])
-            began = begins_in(trainee, prepared, step, None)
+            began = begins_in(trainee, prepared, step, None, beat)
     return tuple(wide)
 
 

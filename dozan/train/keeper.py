@@ -75,8 +75,10 @@ class Keeper:
             self._report({"event": "note", "text": f"saved after step {progress.step}, as asked"})
 
     def forget(self, progress: Progress) -> None:
-        """The run goes on from an earlier step."""
+        """The run goes on from an earlier step, and nothing is on its way."""
         self._saved = (progress.step, progress.owed)
+        if self._mirror is not None:
+            self._mirror.back(progress.step)
 
     def poll(self) -> None:
         """Raises what went wrong with a checkpoint that is no longer on its way; tells what the mirror has to say."""
@@ -92,6 +94,7 @@ class Keeper:
 
     def finish(self) -> None:
         """After the run was written: have the mirror take what is left."""
+        self.wait()
         if self._mirror is not None:
             self._mirror.finish(MIRROR_SECONDS)
             self._tell()
@@ -102,5 +105,8 @@ class Keeper:
             self._mirror.offer(folder)
 
     def _tell(self) -> None:
+        if self._memory is not None and self._memory.said:
+            self._report({"event": "note", "text": self._memory.said})
+            self._memory.said = ""
         for text in self._mirror.notes() if self._mirror is not None else ():
             self._report({"event": "note", "text": text})

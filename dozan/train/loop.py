@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +19,7 @@ from dozan.kernels.precision import T4, determinism, emulated
 from dozan.model.gemma3 import Gemma3
 from dozan.recipe import Recipe
 from dozan.rows.example import Example
+from dozan.rows.kept import SEALED
 from dozan.track.tracked import require_trackers, tracked
 from dozan.train import passes
 from dozan.train import run as run_folder
@@ -25,17 +27,18 @@ from dozan.train.disk import stops_when_full
 from dozan.train.evaluation import evaluated, evaluation_loss
 from dozan.train.islands import islands_of, widen
 from dozan.train.keeper import Keeper
-from dozan.train.kept_rows import keep_rows, mend_rows
+from dozan.train.kept_rows import keep_rows, mend_rows, recipe_problem
 from dozan.train.live import Event, OnEvent, reporter
 from dozan.train.memory_choice import Adapt, fitted
 from dozan.train.memory_record import record_run
 from dozan.train.memory_run import rehearse, settle
 from dozan.train.mirror import fetch
+from dozan.train.moved import follow_base, names_another
 from dozan.train.plan import Plan
 from dozan.train.prepare import Base, Split, prepare
-from dozan.train.recover import Recovery, go_back, slowed
+from dozan.train.recover import Recovery, go_back, is_recoverable, slowed
 from dozan.train.retry import GoBack, PackTooLarge, Retry, describe, hopeless, make_room, resumed, smaller
-from dozan.train.scoring import Scorer, is_over, score_run, take_best
+from dozan.train.scoring import Scorer, is_over, score_run, settle_best, take_best
 from dozan.train.sentinels import said_in, watched
 from dozan.train.signals import Stopped, StopRequest, leaving_at_once
 from dozan.train.state import Progress, Trainee, restore_state, save_final
@@ -87,8 +90,8 @@ def train(
     if precision not in ("auto", "t4"):
         raise InputError(f"precision {precision!r} is not known: 'auto' or 't4'")
     as_t4 = precision == "t4"
-    given = {"data": _path(data), "eval_data": _path(eval_data), "model": None if model is None else str(model),
-             "force": force, "precision": precision}  # fmt: skip
+    given = {"data": _path(data), "eval_data": _path(eval_data), "model": _path(model), "force": force,
+             "precision": precision}  # fmt: skip
     with emulated(T4 if as_t4 else None), leaving_at_once():
         job = prepare(data, model, recipe, [*overrides, *["train.dtype=float16"] * as_t4], eval_data, force, out)
         asked = job.plan.recipe.train
@@ -109,7 +112,7 @@ def train(
 
 
 def _path(rows: str | Path | Sequence[Example] | None) -> str | None:
-    """Where rows are read from, as another folder would name it; None for rows in memory."""
+    """Where rows or a model are read from, as another folder would name it; None for rows in memory."""
     if not isinstance(rows, str | Path):
         return None
     return str(Path(rows).absolute()) if Path(rows).exists() else str(rows)
@@ -131,13 +134,14 @@ def fit(
     run["findings"] = findings
     for kind in ("oom_retries", "recoveries", "said"):
         run[kind] = [] if before is None else before.get(kind, [])
+    run[SEALED] = run_folder.data_seals(before)
     if before is not None:
         if not resume:
             raise InputError(f"{out} holds a run already; choose another output folder, or let it resume")
         run_folder.require_same(out, before["fingerprint"], run["fingerprint"])
         problem = before.get("recovered") or run_folder.final_problem(out, before)
         if before["state"] == "done" and not problem:
-            mend_rows(out, split, before, asked, report)
+            _mend(out, split, before, base, given, asked, report)
             report({"event": "note", "text": f"{out} holds this very run, finished: nothing to do"})
             return TrainResult(**{**before["final"], "out": out})
         report({"event": "note", "text": problem}) if problem else None
@@ -146,8 +150,8 @@ def fit(
         run_folder.require_space(out, trained_bytes, plan.recipe.train.keep_checkpoints)
         record = _Record(out, run, asked, report)
         record.write()
-        record.write(sealed=keep_rows(out, split, before, report))
-        start = restore_state(trainee, out, report)
+        record.write(**{SEALED: keep_rows(out, split, before, report)})
+        start = settle_best(out, restore_state(trainee, out, report), report)
         record.run["said"] = said_in(out / run_folder.METRICS)
         if trainee.model.device.type == "cuda":
             report({"event": "note", "text": passes.engine(trainee.model, trainee.passes)})
@@ -156,17 +160,29 @@ def fit(
         with StopRequest() as stop, Keeper(trainee, out, report, stop, start) as keeper:
             with Watchdog(out, stop, 60 * plan.recipe.train.stall_minutes):
                 progress = _loop(_Course(trainee, plan, report, stop, keeper, scorer, record), start)
-            best = None if scorer is None else take_best(trainee, out)
+            best = None if scorer is None else take_best(trainee, out, progress, report)
             final = TrainResult(
                 out, progress.step, progress.loss, progress.eval_loss, progress.tokens, progress.seconds,
                 progress.skipped + sum(each["skipped"] for each in run["recoveries"]), plan.warmup_steps, trainee.size,
-                start.step if before is not None else None, len(run["oom_retries"]), best, progress.best_score,
+                start.step if before is not None else None, len(run["oom_retries"]), best,
+                None if best is None else progress.best_score,
             )  # fmt: skip
+            keeper.wait()
             save_final(trainee, out)
-            sealed = {**run["sealed"], **run_folder.sealed_final(out)}
-            record.write(state="done", final={**asdict(final), "out": str(out)}, sealed=sealed)
+            sealed = {SEALED: {**run[SEALED], **run_folder.sealed_final(out)}}
+            record.write(state="done", final={**asdict(final), "out": str(out)}, **sealed)
             keeper.finish()
     return final
+
+
+def _mend(
+    out: Path, split: Split | None, done: Mapping[str, Any], base: Base, given: Mapping[str, Any] | None, asked: Recipe,
+    report: OnEvent,
+) -> None:  # fmt: skip
+    """Put right what is written down of a finished run; where all is well nothing is touched."""
+    if recipe_problem(out, done) or run_folder.data_problems(out, done) or names_another(out, done, base.name):
+        with stops_when_full(out), run_folder.locked(out):
+            mend_rows(out, split, follow_base(out, done, base.name, given, asked, report), asked, report)
 
 
 @dataclass
@@ -224,7 +240,8 @@ class _Course:
         def finish(left: int) -> Progress:
             now = progress
             while len(launched) > left:
-                now, event = finished(trainee, self.plan, now, launched.popleft(), clock, self.report)
+                now, event = finished(trainee, self.plan, now, launched.popleft(), clock, self.report, stop.beat,
+                                      partial(is_recoverable, self.plan, self.record.run["recoveries"]))
                 self._tell(event, "step", self.watch.step(event))
             return now
 

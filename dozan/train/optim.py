@@ -112,8 +112,10 @@ class AdamW:
         return held | {f"{name}.{_STEP}": updates.clone() for name, _ in self.parameters}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore what `tensors` gave. Raises InputError that names every missing or unexpected tensor."""
+        """Restore what `tensors` gave; from none, as before the first update. Raises InputError that names every
+        missing or unexpected tensor."""
         if not tensors:
+            self._restart()
             return
         held = self.moments()
         expected = {**held, **{f"{name}.{_STEP}": self.updates for name, _ in self.parameters}}
@@ -129,6 +131,15 @@ class AdamW:
         for name, tensor in held.items():
             tensor.copy_(tensors[name])
         self.updates.copy_(tensors[f"{self.parameters[0][0]}.{_STEP}"])
+
+    def _restart(self) -> None:
+        """No update made, in place: a captured graph holds these tensors."""
+        for group in self.wide:
+            torch._foreach_zero_([*group.first, *group.second])
+        for parameter, moments in self.narrow.items():
+            for held, zero in zip(_parts(moments), _parts(Moments.zeros(parameter.detach())), strict=True):
+                held.copy_(zero)
+        self.updates.zero_()
 
     def moments(self) -> dict[str, Tensor]:
         """The moments where they are: `{name}.exp_avg`, `{name}.exp_avg_sq`, in 8 bits codes, with `…_scale` beside

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from dozan.train.checkpoint import checkpoints, remove
-from dozan.train.islands import islands_of, widen
+from dozan.train.health import LOWER
+from dozan.train.islands import islands_of, widened
 from dozan.train.live import OnEvent
 from dozan.train.plan import Plan
 from dozan.train.retry import GoBack, make_room
+from dozan.train.scoring import settle_best
 from dozan.train.state import Progress, Trainee, restore_state
 
 
@@ -45,26 +47,33 @@ def go_back(
     """The plan and the progress to go on with. Raises `error` when it is hopeless: `train.recoveries` are used up, no
     good checkpoint is there, it has the same weights and nothing else is to change, or this very step was gone back
     from before."""
-    used = len(before) >= plan.recipe.train.recoveries
-    if used or any(each["step"] == error.step for each in before):
+    if not is_recoverable(plan, before, error.step):
         raise error
-    layers = (*islands_of({"recoveries": before}), *error.layers)
-    widen(trainee.model, error.layers)
     make_room(trainee, plan)
+    wide, lower = error.layers, error.factor
+    if not widened(trainee.model, wide):
+        wide, lower = (), LOWER
+    layers = (*islands_of({"recoveries": before}), *wide)
     updates = float(trainee.optimizer.updates)
     progress = restore_state(trainee, out, report, sound=True)
     same, untouched = float(trainee.optimizer.updates) == updates, not updates
-    if (not progress.step and not (error.layers and untouched)) or (error.skipped and same and not error.layers):
+    if (not progress.step and not (wide and untouched)) or (error.skipped and same and not wide):
         raise error
     if not progress.step and trainee.scale is not None:
         trainee.scale.restart()
-    factor = plan.rate_factor * error.factor
+    factor = plan.rate_factor * lower
     for step, folder in checkpoints(out / "checkpoints"):
         if step > progress.step:
             remove(folder)
+    progress = settle_best(out, progress, report)
     why = str(error).partition("; no update")[0] if error.skipped else ""
     recovery = Recovery(error.step, progress.step, error.skipped, factor, layers, why)
     return replace(plan, rate_factor=factor), progress, recovery
+
+
+def is_recoverable(plan: Plan, before: Sequence[Mapping[str, Any]], step: int) -> bool:
+    """Whether `train.recoveries` are left after those `before`, none of them for this step."""
+    return len(before) < plan.recipe.train.recoveries and all(each["step"] != step for each in before)
 
 
 def slowed(plan: Plan, run: Mapping[str, Any] | None) -> Plan:

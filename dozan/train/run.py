@@ -37,8 +37,10 @@ RUN, METRICS, RECORD = kept.RUN, "metrics.jsonl", "record.json"
 FINAL = {"adapter": "adapter", "full": MODEL}
 """The folder of a finished run that holds what was trained, by `train.weights`."""
 
-DATA = "data"
-"""The folder of the rows that a run divided."""
+DATA, ROWS = "data", ("train.jsonl", "heldout.jsonl", "tools.json")
+"""The folder of the rows that a run divided, and what it writes there; other files in it are the user's."""
+
+RECIPE = "recipe.yaml"
 
 _LOCK = ".lock"
 _GO_ON = "free some space, then run the same command again to go on from the newest checkpoint"
@@ -89,20 +91,24 @@ def final_problem(out: Path, run: Mapping[str, Any]) -> str | None:
         problems = ["it is missing"]
     else:
         unnamed = kept.problem(out, run, f"{folder.name}/{MANIFEST}")
-        problems = [unnamed] if unnamed else verify(folder) if (folder / MANIFEST).is_file() else []
+        problems = [unnamed] if unnamed else verify(folder, strict=False) if (folder / MANIFEST).is_file() else []
     return f"{folder} is damaged: {'; '.join(problems)}; written anew from the newest checkpoint" if problems else None
 
 
 def data_problems(out: Path, run: Mapping[str, Any]) -> list[str]:
     """What is wrong with the rows that a run wrote down, one line a file."""
-    names = [name for name in run.get(kept.SEALED) or () if name.startswith(f"{DATA}/")]
-    return [said for name in names if (said := kept.problem(out, run, name)) is not None]
+    return [said for name in ROWS if (said := kept.problem(out, run, f"{DATA}/{name}")) is not None]
 
 
 def sealed_data(out: Path) -> dict[str, Any]:
-    """What run.json is to say of the files in a run's data folder."""
-    folder = out / DATA
-    return kept.seals(out, sorted(f"{DATA}/{path.name}" for path in folder.iterdir()) if folder.is_dir() else ())
+    """What run.json is to say of the rows in a run's data folder."""
+    return kept.seals(out, [f"{DATA}/{name}" for name in ROWS])
+
+
+def data_seals(run: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a run.json says of them."""
+    seals = (run or {}).get(kept.SEALED) or {}
+    return {name: said for name, said in seals.items() if name in {f"{DATA}/{each}" for each in ROWS}}
 
 
 def sealed_final(out: Path) -> dict[str, Any]:
@@ -111,13 +117,15 @@ def sealed_final(out: Path) -> dict[str, Any]:
 
 
 def write_run(out: Path, run: Mapping[str, Any], recipe: Recipe) -> None:
-    """Write run.json and recipe.yaml, each whole or not at all; run.json first, by which a killed run is known."""
+    """Write run.json and recipe.yaml, each whole or not at all; run.json first, by which a killed run is known. It
+    seals recipe.yaml, which a resume reads."""
+    settings, path = redact(dump(recipe)), out / RECIPE
     plain = {key: value for key, value in run.items() if key != "recovered"}
+    plain[kept.SEALED] = {**(run.get(kept.SEALED) or {}), RECIPE: kept.seal_of(settings.encode())}
     hidden = json.loads(redact(json.dumps(plain, ensure_ascii=False)))
     text = json.dumps({**hidden, "sha256": kept.digest(hidden)}, ensure_ascii=False, indent=1)
     with stops_well(out, _GO_ON):
         write_text(out / RUN, text)
-        settings, path = redact(dump(recipe)), out / "recipe.yaml"
         if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != settings:
             write_text(path, settings)
 

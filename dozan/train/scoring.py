@@ -5,6 +5,7 @@ The loss says how sure a model is of the right tokens, not whether its calls are
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,9 +23,9 @@ from dozan.model.bundle import Bundle
 from dozan.model.gemma3 import Gemma3
 from dozan.recipe import ScoreRecipe
 from dozan.rows.example import Example
-from dozan.train.checkpoint import newest_valid, save_checkpoint
-from dozan.train.live import Event
-from dozan.train.state import Progress, Trainee
+from dozan.train.checkpoint import checkpoints, newest_valid, remove, save_checkpoint
+from dozan.train.live import Event, OnEvent
+from dozan.train.state import STATE, Progress, Trainee
 
 BEST = "best"
 _FIGURES = ("strict", "normalised", "tool_name", "parse_failures")
@@ -75,7 +76,11 @@ def score_run(
         worse = replace(progress, scored_since_best=progress.scored_since_best + 1)
         return worse, event, [stopped_text(scorer, worse)] if is_over(scorer, worse) else []
 
-    save_checkpoint(out / BEST, progress.step, trainee.save_trained, 1)
+    def named() -> Path | None:  # the newest checkpoint may be gone back to
+        steps = [best_step(folder) for _, folder in checkpoints(out / "checkpoints")[:1]]
+        return next((folder for step, folder in checkpoints(out / BEST) if step in steps), None)
+
+    save_checkpoint(out / BEST, progress.step, trainee.save_trained, 1, named)
     return replace(progress, best_score=value, best_step=progress.step, scored_since_best=0), event, []
 
 
@@ -92,8 +97,32 @@ def stopped_text(scorer: Scorer, progress: Progress) -> str:
             f"{scorer.recipe.by} {progress.best_score:.1%} after step {progress.best_step}")  # fmt: skip
 
 
-def take_best(trainee: Trainee, out: Path) -> int | None:
+def best_step(checkpoint: Path) -> int | None:
+    """After which step the best of the run was scored, as a checkpoint says; None when it does not."""
+    try:
+        step = json.loads((checkpoint / STATE).read_bytes())["best_step"]
+    except (OSError, ValueError, KeyError, TypeError):  # damaged, or of a version without it
+        return None
+    return step if isinstance(step, int) else None
+
+
+def settle_best(out: Path, progress: Progress, report: OnEvent) -> Progress:
+    """Let `out/best` hold the best of the course that `progress` is on, and nothing of one that was given up. The
+    progress to go on with: without a best where that one is not there, which is told."""
+    kept = newest_valid(out / BEST, lambda folder: folder.name == f"step-{progress.best_step or 0:06d}").folder
+    for _, folder in checkpoints(out / BEST):
+        if folder != kept:
+            remove(folder)
+    if progress.best_step is None or kept is not None:
+        return progress
+    report({"event": "note", "text": f"the best of step {progress.best_step} is not in {out / BEST}, or damaged: from "
+            "here on the best is chosen anew"})  # fmt: skip
+    return replace(progress, best_score=None, best_step=None, scored_since_best=0)
+
+
+def take_best(trainee: Trainee, out: Path, progress: Progress, report: OnEvent) -> int | None:
     """Give the model the best of what was kept; the step it is of, None when none was."""
+    progress = settle_best(out, progress, report)
     found = newest_valid(out / BEST)
     if found.folder is None:
         return None

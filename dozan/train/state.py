@@ -142,17 +142,24 @@ class Snapshot:
 
 
 class SnapshotMemory:
-    """Where a run's snapshots are copied to, one after the other: a GPU's in pinned memory, which is slow to be had."""
+    """Where a run's snapshots are copied to, one after the other: a GPU's in pinned memory, which is slow to be had.
+
+    said: what to tell once where the host does not give as much pinned; the GPU then waits for each copy.
+    """
 
     def __init__(self) -> None:
         self._held: dict[str, Tensor] = {}
+        self.said = ""
 
     def reserve(self, tensors: Mapping[str, Tensor]) -> None:
         """Have memory for tensors, by name; what there is stays."""
         missing = {name: tensor for name, tensor in tensors.items() if name not in self._held}
         sizes = [-(-tensor.nbytes // _ALIGNED) * _ALIGNED for tensor in missing.values()]
         on_gpu = any(tensor.is_cuda for tensor in missing.values())
-        parts = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=on_gpu).split(sizes)
+        block, refused = _host_memory(sum(sizes), on_gpu)
+        if refused:
+            self.said = f"checkpoints are copied by way of pageable memory, which is slower: {refused}"
+        parts = block.split(sizes)
         for (name, tensor), part in zip(missing.items(), parts, strict=True):
             self._held[name] = part[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
 
@@ -164,6 +171,17 @@ class SnapshotMemory:
         if held:
             torch._foreach_copy_(list(held.values()), list(tensors.values()), non_blocking=True)
         return held
+
+
+def _host_memory(size: int, pinned: bool) -> tuple[Tensor, str]:
+    """So many bytes, pinned if it can be had; else why not, in words."""
+    refused = ""
+    if pinned:
+        try:
+            return torch.empty(size, dtype=torch.uint8, pin_memory=True), ""
+        except RuntimeError as error:
+            refused = str(error).strip().splitlines()[0]
+    return torch.empty(size, dtype=torch.uint8), refused
 
 
 def snapshot(trainee: Trainee, out: Path, progress: Progress, memory: SnapshotMemory | None = None) -> Snapshot:
@@ -234,7 +252,7 @@ def restore_state(trainee: Trainee, out: Path, report: OnEvent, sound: bool = Fa
     found = newest_valid(root, _is_sound if sound else lambda folder: True)
     for line in found.skipped:
         report({"event": "note", "text": f"skipped checkpoint {line}"})
-    _put_aside(root, found)
+    put_aside(root, found)
     if found.folder is None:
         keep_metrics(out / METRICS, 0)
         refresh(trainee.model)
@@ -263,12 +281,13 @@ def _restore_metrics(path: Path, found: Found, report: OnEvent) -> None:
     write_bytes(path, content)
 
 
-def _put_aside(root: Path, found: Found) -> None:
+def put_aside(root: Path, found: Found) -> None:
+    """Rename the damaged checkpoints that are newer than the one found: they count no more, and are never lost."""
     for step, folder in checkpoints(root):
         if step > found.step and checkpoint.verify(folder):
-            aside = folder.with_name(f"damaged-{folder.name}")
-            if not aside.exists():
-                os.rename(folder, aside)
+            name = f"damaged-{folder.name}"
+            names = (name, *(f"{name}-{number}" for number in range(2, 1000)))
+            os.rename(folder, next(aside for each in names if not (aside := root / each).exists()))
 
 
 def _beginning(path: Path, size: int) -> bytes:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from dozan.train.health import explain, require_few_skipped
+from dozan.train.health import Beat, explain, require_few_skipped, silent
 from dozan.train.islands import layers_that_mend
 from dozan.train.live import Event, OnEvent, memory_bytes
 from dozan.train.plan import Plan, Prepared
@@ -49,17 +50,19 @@ def launch(trainee: Trainee, plan: Plan, step: int, prepared: Prepared, stop: St
 
 
 def finished(
-    trainee: Trainee, plan: Plan, progress: Progress, launched: Launched, clock: Clock, report: OnEvent
-) -> tuple[Progress, Event]:
-    """Wait for a step; where the run stands after it, and its event."""
+    trainee: Trainee, plan: Plan, progress: Progress, launched: Launched, clock: Clock, report: OnEvent,
+    beat: Beat = silent, recoverable: Callable[[int], bool] = lambda step: True,
+) -> tuple[Progress, Event]:  # fmt: skip
+    """Wait for a step; where the run stands after it, and its event. recoverable: whether the run may go back for a
+    step (from 1); else layers that mend it are not looked for."""
     step, rows, (loss, norm, finite) = launched.step, launched.prepared.rows, launched.result.read()
     scale, in_a_row, skipped = launched.result.scale, 0, None
     if not finite:
-        skipped = explain(trainee, plan, launched.prepared, step, loss, scale)
+        skipped = explain(trainee, plan, launched.prepared, step, loss, scale, beat)
         report({"event": "note", "text": skipped.text(step + 1)})
         in_a_row = progress.skipped_in_a_row + (skipped.scale is None)
-        mending = partial(layers_that_mend, trainee, launched.prepared, step, skipped)
-        require_few_skipped(in_a_row, skipped, launched.rate, step + 1, mending)
+        mending = partial(layers_that_mend, trainee, launched.prepared, step, skipped, beat)
+        require_few_skipped(in_a_row, skipped, launched.rate, step + 1, mending if recoverable(step + 1) else tuple)
     seconds, tokens = clock.lap(), sum(len(row.ids) for row in rows)
     progress = replace(
         progress, step=step + 1, tokens=progress.tokens + tokens, seconds=progress.seconds + seconds,
