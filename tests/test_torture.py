@@ -30,16 +30,16 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 SAMPLES: dict[str, tuple[Callable[[Bench], Iterator[Trial]], int]] = {
     "killed": (lambda bench: trials.killed_at_random(bench, 8, seed=7), 1),
-    "killed in a write": (trials.killed_at_each_write, 17),
+    "killed in a write": (trials.killed_at_each_write, 29),
     "killed, written behind": (lambda bench: trials.killed_writing_behind(bench, 4), 1),
     "only the mirror left": (lambda bench: trials.only_the_mirror_is_left(bench, 4), 1),
     "signalled": (lambda bench: trials.signalled(bench, (1,)), 3),
-    "damaged": (trials.damaged, 23),
+    "damaged": (trials.damaged, 37),
     "damaged result": (trials.damaged_result, 17),
     "damaged rows": (trials.damaged_rows, 31),
     "disk full": (trials.full_at_each_write, 47),
-    "poisoned": (trials.poisoned, 9),
-    "astray": (trials.gone_astray, 1),
+    "poisoned": (trials.poisoned, 13),
+    "astray": (trials.gone_astray, 2),
     "starved": (trials.starved, 9),
     "changed": (trials.changed, 4),
 }
