@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from torture import faults, subject, trials
+from torture import faults, finals, subject, trials
 from torture.trials import Bench, Result, Trial
 
 from dozan.rows import files, kept
@@ -37,6 +37,8 @@ SAMPLES: dict[str, tuple[Callable[[Bench], Iterator[Trial]], int]] = {
     "damaged": (trials.damaged, 37),
     "damaged result": (trials.damaged_result, 17),
     "damaged rows": (trials.damaged_rows, 31),
+    "damaged model": (finals.damaged_model, 61),
+    "damaged best": (finals.damaged_best, 41),
     "disk full": (trials.full_at_each_write, 47),
     "poisoned": (trials.poisoned, 13),
     "astray": (trials.gone_astray, 2),

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from torture import subject, trials
+from torture import finals, subject, trials
 from torture.trials import Bench, Result, Tally, Trial
 
 Families = dict[str, Callable[[], Iterator[Trial]]]
@@ -41,6 +41,8 @@ def ours(bench: Bench, share: float) -> Families:
         "damaged checkpoint or record": lambda: some(trials.damaged(bench), every),
         "damaged adapter of a finished run": lambda: some(trials.damaged_result(bench), every),
         "damaged rows of a run": lambda: some(trials.damaged_rows(bench), every),
+        "damaged model of a full run": lambda: some(finals.damaged_model(bench), every),
+        "damaged best of a run": lambda: some(finals.damaged_best(bench), every),
         "disk full in each write": lambda: trials.full_at_each_write(bench, every),
         "NaN, inf in loss, gradient, activation": lambda: some(trials.poisoned(bench), every),
         "three such steps in a row": lambda: trials.gone_astray(bench),
