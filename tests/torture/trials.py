@@ -445,7 +445,8 @@ def _signalled_at_random(bench: Bench, i: int, moment: float) -> Result:
         outcome = subject.run(out, kill_after=pace(bench).moment(moment), number=signal.SIGTERM)
         made = _steps_made(out)
         lost, notes = bench.to_the_end(out)
-        back = made - _resumed_from(notes) if outcome.status == 75 else 0
+        resumed = outcome.status == 75 and "nothing to do" not in notes  # else it came when all was written
+        back = made - _resumed_from(notes) if resumed else 0
         lost = lost or (f"{back} steps back" if back else "")
         return Result(lost, None, max(0, back), outcome.seconds, outcome.status == 75)
 
