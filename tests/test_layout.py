@@ -14,8 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dozan"
 # fmt: off
-ORDER = ["errors", "recipe", "rows", "chat", "html", "pack", "check", "kernels", "model", "judge", "track", "train",
-         "ship", "hf", "compat", "cli"]
+ORDER = ["errors", "world", "recipe", "rows", "chat", "html", "pack", "check", "kernels", "model", "judge", "track",
+         "train", "ship", "hf", "compat", "cli"]
 # fmt: on
 FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]

@@ -103,7 +103,7 @@ def test_what_was_half_done_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(retry.PackTooLarge, match="out of memory") as caught:
         loop.accumulate(trainee, prepared, 0)
     assert caught.value.__context__ is None, "the frames of the error hold what was computed"
-    room = retry.smaller(plan, trainee, caught.value.batch)
+    room = retry.smaller(plan, trainee, caught.value.size)
     assert room is not None
     retry.make_room(trainee, room)
     assert trainee.passes is not old

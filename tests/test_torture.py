@@ -15,7 +15,7 @@ from torture import faults, finals, subject, trials
 from torture.trials import Bench, Result, Trial
 
 from dozan.rows import files, kept
-from dozan.train import checkpoint, health, loop, optim, retry, run, signals, state, step
+from dozan.train import checkpoint, health, optim, recorded, retry, run, signals, state, step
 
 pytestmark = pytest.mark.skipif(torch.get_num_threads() > 1 and os.environ.get("OMP_NUM_THREADS") != "1",
                                 reason="processes are forked: OMP_NUM_THREADS=1")  # fmt: skip
@@ -99,7 +99,7 @@ GUARDS: dict[str, tuple[Any, str, Any, Callable[[Bench], Result]]] = {
     "divided rows are compared": (
         files, "require_kept", nothing, lambda bench: trials._damaged_rows(bench, "train.jsonl", "flip", 99)),
     "damaged rows are written anew": (
-        loop, "mend_rows", nothing, lambda bench: trials._damaged_rows(bench, "tools.json", "cut", 9)),
+        recorded, "mend_rows", nothing, lambda bench: trials._damaged_rows(bench, "tools.json", "cut", 9)),
     "settings are compared": (
         run, "require_same", nothing, lambda bench: trials._changed(bench, "train.learning_rate=0.02")),
     "lack of memory is known": (

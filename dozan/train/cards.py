@@ -147,6 +147,6 @@ def step_seconds(setup: Setup, card: Card, row_tokens: float) -> float:
     return max(seconds, layers * (_EAGER_SECONDS + again * _AGAIN_SECONDS + made * _FOLDED_SECONDS))
 
 
-def tokens_per_second(setup: Setup, card: Card, row_tokens: float, gpus: int = 1) -> float:
+def tokens_per_second(setup: Setup, card: Card, row_tokens: float) -> float:
     """Computed tokens a second that we expect of packs like the setup's."""
-    return gpus * setup.tokens / step_seconds(setup, card, row_tokens)
+    return setup.tokens / step_seconds(setup, card, row_tokens)

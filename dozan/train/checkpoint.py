@@ -17,11 +17,15 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from dozan.model.sealed import MANIFEST, seal, sha256, sync, verify
+from dozan.model.shards import Seals
 from dozan.train.disk import failed, require_room
+from dozan.world import ALONE, World
 
 __all__ = ["MANIFEST", "Found", "checkpoints", "clean", "newest_valid", "save_checkpoint", "seal", "sha256",
            "sync_folder", "verify", "write_text"]  # fmt: skip
 
+Write = Callable[[Path], Seals | None]
+"""Fills a folder; what it has hashed already of what it wrote."""
 _NAME = re.compile(r"step-(\d{6,})")
 _STAGING, _REPLACED = ".staging-", ".replaced-"
 _INTACT = "earlier checkpoints are intact: free some space, then run the same command again to go on from the newest"
@@ -37,22 +41,26 @@ class Found:
 
 
 def save_checkpoint(
-    root: Path, step: int, write: Callable[[Path], None], keep: int, spare: Callable[[], Path | None] = lambda: None
-) -> Path:
+    root: Path, step: int, write: Write, keep: int, spare: Callable[[], Path | None] = lambda: None,
+    world: World = ALONE,
+) -> Path:  # fmt: skip
     """Have `write` fill a new `root/step-NNNNNN`, durably; then keep the newest `keep` checkpoints, and what `spare`
-    names then.
+    names then. In a world every rank calls this, and writes its own files; see `write_folder`.
 
     The disk must have room for as much as the newest one takes. When it has not, or writing fails, the staging folder
     is removed and InputError raised (DiskFull where it is full); earlier ones are intact.
     """
     final = root / f"step-{step:06d}"
     try:
+        if not world.first:
+            write_folder(final, write, world)
+            return final
         if not root.is_dir():
             root.mkdir(parents=True)
             sync(root.parent)
         clean(root)
         require_room(root, max((folder_bytes(folder) for _, folder in checkpoints(root)[:1]), default=0))
-        write_folder(final, write)
+        write_folder(final, write, world)
         going = set(checkpoints(root)[keep:]) - {(_step(kept), kept) for kept in [spare()] if kept is not None}
         for _, old in sorted(going):
             remove(old)
@@ -61,13 +69,23 @@ def save_checkpoint(
     return final
 
 
-def write_folder(final: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill a folder that takes the place of `final` when it is whole, sealed and on the disk."""
+def write_folder(final: Path, write: Write, world: World = ALONE) -> None:
+    """Have `write` fill a folder that takes the place of `final` when it is whole, sealed and on the disk.
+
+    In a world every rank calls this. The first one makes the folder, then each writes its own files into it, and when
+    all have the first one seals it and gives it its name; nobody returns before.
+    """
     staging, aside = (final.with_name(f"{kind}{final.name}") for kind in (_STAGING, _REPLACED))
+    if not world.first:
+        world.agree([0])
+        world.gathered(write(staging))
+        world.agree([0])
+        return
     try:
         staging.mkdir()
-        write(staging)
-        seal(staging)
+        world.agree([0])
+        known = {name: said for each in world.gathered(write(staging)) for name, said in (each or {}).items()}
+        seal(staging, known)
         if final.exists():
             os.rename(final, aside)
         os.rename(staging, final)
@@ -77,6 +95,7 @@ def write_folder(final: Path, write: Callable[[Path], None]) -> None:
         raise
     if aside.exists():
         shutil.rmtree(aside)
+    world.agree([0])
 
 
 def newest_valid(root: Path, accept: Callable[[Path], bool] = lambda folder: True) -> Found:

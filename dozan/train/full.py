@@ -25,7 +25,9 @@ HIGH_RATE, USUAL_RATE = 2e-4, 5e-5
 
 class Masters:
     """What the optimiser moves of a model in which everything is trained. parameters: fp32, by text-only name, each
-    with a gradient; the tied embedding is there once."""
+    with a gradient; the tied embedding is there once. is_sharded: whether each rank holds a part of them."""
+
+    is_sharded = False
 
     def __init__(self, model: Gemma3) -> None:
         model.requires_grad_(True)

@@ -10,6 +10,7 @@ from dozan.train.live import OnEvent
 from dozan.train.mirror import Mirror
 from dozan.train.signals import StopRequest
 from dozan.train.state import Progress, Snapshot, SnapshotMemory, Trainee, snapshot, write_snapshot
+from dozan.world import current
 
 ASK = "SAVE"
 """A file of this name in the run folder asks for a checkpoint; it is taken away when there is one."""
@@ -21,7 +22,7 @@ class Keeper:
     """A context that writes checkpoints of the run in `out`, which began at step `started`.
 
     background: whether they are written by a thread while the run goes on; None: on a GPU. At most one is on its way,
-    and what went wrong with it is raised by the next call.
+    and what went wrong with it is raised by the next call. Of several ranks only the first writes.
     """
 
     def __init__(
@@ -29,7 +30,8 @@ class Keeper:
         background: bool | None = None,
     ) -> None:  # fmt: skip
         self._trainee, self.out, self._report, self._stop = trainee, out, report, stop
-        behind = trainee.model.device.type == "cuda" if background is None else background
+        self._writes = current().first
+        behind = self._writes and (trainee.model.device.type == "cuda" if background is None else background)
         self._pool = ThreadPoolExecutor(1, "dozan-writer") if behind else None
         self._memory = SnapshotMemory() if behind else None
         self._saved = (started.step, started.owed) if started.step else (-1, False)
@@ -38,7 +40,8 @@ class Keeper:
             held = {**trainee.trained(), **trainee.optimizer.moments()}
             self._writing = self._pool.submit(self._memory.reserve, held)
         train = trainee.recipe.train
-        self._mirror = None if train.mirror is None else Mirror(out, Path(train.mirror), train.keep_checkpoints)
+        mirrored = train.mirror if self._writes else None
+        self._mirror = None if mirrored is None else Mirror(out, Path(mirrored), train.keep_checkpoints)
 
     def __enter__(self) -> Keeper:
         return self
@@ -55,12 +58,15 @@ class Keeper:
             self.wait()
 
     def asked(self) -> bool:
-        """Whether a checkpoint was asked for, by SIGUSR1 or a file."""
-        return self._stop.save or (self.out / ASK).exists()
+        """Whether a checkpoint was asked for on this rank, by SIGUSR1 or a file."""
+        return self._stop.save or (self._writes and (self.out / ASK).exists())
 
     def save(self, progress: Progress) -> None:
         """Have a checkpoint written, unless there is this very one. Raises InputError for it, or for the one before."""
         asked = self.asked()
+        if not self._writes:
+            self._stop.save = False
+            return
         self.wait()
         if (progress.step, progress.owed) != self._saved:
             taken = snapshot(self._trainee, self.out, progress, self._memory)

@@ -7,8 +7,10 @@ the first forward: however a step is cut into micro-batches, it is the same. Eve
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any, NoReturn
 from dozan.errors import InputError, Interrupted
 from dozan.kernels.precision import T4, determinism, emulated
 from dozan.model.gemma3 import Gemma3
-from dozan.recipe import Recipe
+from dozan.recipe import Recipe, TrackRecipe
 from dozan.rows.example import Example
 from dozan.rows.kept import SEALED
 from dozan.track.tracked import require_trackers, tracked
@@ -27,23 +29,25 @@ from dozan.train.disk import stops_when_full
 from dozan.train.evaluation import evaluated, evaluation_loss
 from dozan.train.islands import islands_of, widen
 from dozan.train.keeper import Keeper
-from dozan.train.kept_rows import keep_rows, mend_rows, recipe_problem
+from dozan.train.kept_rows import keep_rows
 from dozan.train.live import Event, OnEvent, reporter
 from dozan.train.memory_choice import Adapt, fitted
 from dozan.train.memory_record import record_run
 from dozan.train.memory_run import rehearse, settle
 from dozan.train.mirror import fetch
-from dozan.train.moved import follow_base, names_another
 from dozan.train.plan import Plan
-from dozan.train.prepare import Base, Split, prepare
-from dozan.train.recover import Recovery, go_back, is_recoverable, slowed
-from dozan.train.retry import GoBack, PackTooLarge, Retry, describe, hopeless, make_room, resumed, smaller
+from dozan.train.prepare import Base, Job, Split, prepare
+from dozan.train.ranks import Ranks, dealt_plan, share
+from dozan.train.recorded import Record, describe_run, mend
+from dozan.train.recover import go_back_together, is_recoverable, slowed
+from dozan.train.retry import GoBack, PackTooLarge, describe, hopeless, make_room, resumed, smaller
 from dozan.train.scoring import Scorer, is_over, score_run, settle_best, take_best
 from dozan.train.sentinels import said_in, watched
 from dozan.train.signals import Stopped, StopRequest, leaving_at_once
 from dozan.train.state import Progress, Trainee, restore_state, save_final
 from dozan.train.step import Clock, Launched, StepResult, accumulate, finished, launch, optimiser_step
 from dozan.train.watchdog import Watchdog
+from dozan.world import World, current, joined
 
 __all__ = ["StepResult", "TrainResult", "accumulate", "evaluation_loss", "fit", "optimiser_step", "train"]
 
@@ -92,15 +96,14 @@ def train(
     as_t4 = precision == "t4"
     given = {"data": _path(data), "eval_data": _path(eval_data), "model": _path(model), "force": force,
              "precision": precision}  # fmt: skip
-    with emulated(T4 if as_t4 else None), leaving_at_once():
+    with joined() as world, emulated(T4 if as_t4 else None), leaving_at_once():
         job = prepare(data, model, recipe, [*overrides, *["train.dtype=float16"] * as_t4], eval_data, force, out)
-        asked = job.plan.recipe.train
-        brought = () if asked.mirror is None else fetch(Path(out), Path(asked.mirror), asked.keep_checkpoints)
+        brought = world.from_first(lambda: _brought(job, Path(out)))
         job = fitted(job, out, adapt)
         track = job.plan.recipe.track
         require_trackers(track.to)
-        given |= run_folder.track_id(Path(out), bool(track.to))
-        with reporter(on_event) as shown, tracked(shown, track, Path(out)) as report:
+        given |= world.from_first(lambda: run_folder.track_id(Path(out), bool(track.to)))
+        with told(world, on_event, track, Path(out)) as report:
             for note in (*brought, *job.notes):
                 report({"event": "note", "text": note})
             result = fit(
@@ -109,6 +112,22 @@ def train(
             )  # fmt: skip
             report({"event": "done", **asdict(result)})
             return result
+
+
+def _brought(job: Job, out: Path) -> list[str]:
+    """Bring back from the mirror what the run folder lacks; what was done."""
+    asked = job.plan.recipe.train
+    return [] if asked.mirror is None else list(fetch(out, Path(asked.mirror), asked.keep_checkpoints))
+
+
+@contextmanager
+def told(world: World, on_event: OnEvent | None, track: TrackRecipe, out: Path) -> Iterator[OnEvent]:
+    """Where events go: to the user and the trackers, from the first rank alone."""
+    if not world.first:
+        yield lambda event: None
+        return
+    with reporter(on_event) as shown, tracked(shown, track, out) as report:
+        yield report
 
 
 def _path(rows: str | Path | Sequence[Example] | None) -> str | None:
@@ -125,42 +144,43 @@ def fit(
 ) -> TrainResult:  # fmt: skip
     """Train an adapted model by a plan, in the run folder `out`; the rows of a `split` are kept there. overridden,
     adapted, given (to `train`) and findings are recorded; with a scorer the adapter that answers best is the run's."""
-    asked, before = plan.recipe, run_folder.read_run(out)
-    plan, found = settle(slowed(resumed(plan, before), before), model)
+    world = current()
+    asked, before = plan.recipe, world.from_first(lambda: run_folder.read_run(out))
+    plan, found = settle(slowed(resumed(dealt_plan(plan, world, model.config), before), before), model)
     widen(model, islands_of(before))
     trainee = Trainee.of(model, plan.recipe, base.name)
-    run = _describe_run(plan, base) | {"overridden": dict(overridden or {}), "adapted": list(adapted), "given": given}
+    run = describe_run(plan, base) | {"overridden": dict(overridden or {}), "adapted": list(adapted), "given": given}
     run["memory"] = None if found is None else record_run(base.name, model.device, found)
     run["findings"] = findings
     for kind in ("oom_retries", "recoveries", "said"):
         run[kind] = [] if before is None else before.get(kind, [])
     run[SEALED] = run_folder.data_seals(before)
+    world.require_same(run["fingerprint"])
     if before is not None:
         if not resume:
             raise InputError(f"{out} holds a run already; choose another output folder, or let it resume")
         run_folder.require_same(out, before["fingerprint"], run["fingerprint"])
-        problem = before.get("recovered") or run_folder.final_problem(out, before)
+        problem = world.from_first(lambda: before.get("recovered") or run_folder.final_problem(out, before))
         if before["state"] == "done" and not problem:
-            _mend(out, split, before, base, given, asked, report)
+            if world.first:
+                mend(out, split, before, base, given, asked, report)
             report({"event": "note", "text": f"{out} holds this very run, finished: nothing to do"})
             return TrainResult(**{**before["final"], "out": out})
         report({"event": "note", "text": problem}) if problem else None
-    with stops_when_full(out), run_folder.locked(out), determinism(plan.recipe.train.deterministic):
-        trained_bytes = sum(p.numel() * p.element_size() for _, p in trainee.parameters)
-        run_folder.require_space(out, trained_bytes, plan.recipe.train.keep_checkpoints)
-        record = _Record(out, run, asked, report)
-        record.write()
-        record.write(**{SEALED: keep_rows(out, split, before, report)})
-        start = settle_best(out, restore_state(trainee, out, report), report)
-        record.run["said"] = said_in(out / run_folder.METRICS)
+    holding = run_folder.locked(out) if world.first else nullcontext()
+    with stops_when_full(out), holding, determinism(plan.recipe.train.deterministic):
+        record = Record(out, run, asked, report)
+        start = share(trainee, world, _begun(trainee, record, split, before) if world.first else Progress())
         if trainee.model.device.type == "cuda":
             report({"event": "note", "text": passes.engine(trainee.model, trainee.passes)})
         report(_plan_event(plan, trainee, start.step))
         rehearse(trainee, plan)
         with StopRequest() as stop, Keeper(trainee, out, report, stop, start) as keeper:
+            ranks = Ranks(world, trainee, stop, keeper.asked)
             with Watchdog(out, stop, 60 * plan.recipe.train.stall_minutes):
-                progress = _loop(_Course(trainee, plan, report, stop, keeper, scorer, record), start)
-            best = None if scorer is None else take_best(trainee, out, progress, report)
+                progress = _loop(_Course(trainee, plan, report, stop, ranks, keeper, scorer, record), start)
+            best = None if scorer is None else world.from_first(lambda: take_best(trainee, out, progress, report))
+            progress = share(trainee, world, progress)
             final = TrainResult(
                 out, progress.step, progress.loss, progress.eval_loss, progress.tokens, progress.seconds,
                 progress.skipped + sum(each["skipped"] for each in run["recoveries"]), plan.warmup_steps, trainee.size,
@@ -168,40 +188,25 @@ def fit(
                 None if best is None else progress.best_score,
             )  # fmt: skip
             keeper.wait()
-            save_final(trainee, out)
-            sealed = {SEALED: {**run[SEALED], **run_folder.sealed_final(out)}}
-            record.write(state="done", final={**asdict(final), "out": str(out)}, **sealed)
+            if world.first:
+                save_final(trainee, out)
+                sealed = {SEALED: {**run[SEALED], **run_folder.sealed_final(out)}}
+                record.write(state="done", final={**asdict(final), "out": str(out)}, **sealed)
             keeper.finish()
+    world.agree([])  # until the first one has written all of it
     return final
 
 
-def _mend(
-    out: Path, split: Split | None, done: Mapping[str, Any], base: Base, given: Mapping[str, Any] | None, asked: Recipe,
-    report: OnEvent,
-) -> None:  # fmt: skip
-    """Put right what is written down of a finished run; where all is well nothing is touched."""
-    if recipe_problem(out, done) or run_folder.data_problems(out, done) or names_another(out, done, base.name):
-        with stops_when_full(out), run_folder.locked(out):
-            mend_rows(out, split, follow_base(out, done, base.name, given, asked, report), asked, report)
-
-
-@dataclass
-class _Record:
-    """run.json, written again when there is something to add."""
-
-    out: Path
-    run: dict[str, Any]
-    asked: Recipe
-    report: OnEvent
-
-    def write(self, **changes: object) -> None:
-        self.run.update(changes)
-        run_folder.write_run(self.out, self.run, self.asked)
-
-    def add(self, kind: str, what: Retry | Recovery) -> None:
-        """Keep what happened in the list of its kind, and tell it."""
-        self.write(**{kind: [*self.run[kind], asdict(what)]})
-        self.report({"event": "note", "text": what.text()})
+def _begun(trainee: Trainee, record: Record, split: Split | None, before: Mapping[str, Any] | None) -> Progress:
+    """Begin to write the run down, and have the trainee stand where its newest checkpoint does; where that is."""
+    out, report = record.out, record.report
+    trained_bytes = sum(p.numel() * p.element_size() for _, p in trainee.parameters)
+    run_folder.require_space(out, trained_bytes, trainee.recipe.train.keep_checkpoints)
+    record.write()
+    record.write(**{SEALED: keep_rows(out, split, before, report)})
+    start = settle_best(out, restore_state(trainee, out, report), report)
+    record.run["said"] = said_in(out / run_folder.METRICS)
+    return start
 
 
 def _loop(course: _Course, progress: Progress) -> Progress:
@@ -213,7 +218,9 @@ def _loop(course: _Course, progress: Progress) -> Progress:
             keeper, record = course.keeper, course.record
             keeper.wait()
             before = record.run["recoveries"]
-            course.plan, progress, back = go_back(course.trainee, course.plan, keeper.out, error, before, course.report)
+            course.plan, progress, back = go_back_together(
+                course.ranks.world, course.trainee, course.plan, keeper.out, error, before, course.report
+            )
             keeper.forget(progress)
             record.add("recoveries", back)
 
@@ -226,45 +233,49 @@ class _Course:
     plan: Plan
     report: OnEvent
     stop: StopRequest
+    ranks: Ranks
     keeper: Keeper
     scorer: Scorer | None
-    record: _Record
+    record: Record
 
     def run(self, progress: Progress) -> Progress:
         """The steps after those made already."""
-        trainee, stop, keeper, clock = self.trainee, self.stop, self.keeper, Clock()
+        trainee, ranks, keeper, clock = self.trainee, self.ranks, self.keeper, Clock()
         step, prepared, launched = progress.step, self.plan.prepare(progress.step), deque[Launched]()
         train, metrics = self.plan.recipe.train, keeper.out / run_folder.METRICS
-        self.watch = watched(self.plan.steps, self.plan.warmup_steps, train.learning_rate, metrics)
+        written = metrics if ranks.world.first else Path(os.devnull)
+        self.watch = watched(self.plan.steps, self.plan.warmup_steps, train.learning_rate, written)
 
         def finish(left: int) -> Progress:
             now = progress
             while len(launched) > left:
-                now, event = finished(trainee, self.plan, now, launched.popleft(), clock, self.report, stop.beat,
+                now, event = finished(trainee, self.plan, now, launched.popleft(), clock, self.report, self.stop.beat,
                                       partial(is_recoverable, self.plan, self.record.run["recoveries"]))
                 self._tell(event, "step", self.watch.step(event))
             return now
 
         while progress.owed or (step < self.plan.steps and not self._is_over(progress)):
-            if not progress.owed:
+            if progress.owed:
+                ranks.consult()
+            else:
                 try:
-                    launched.append(launch(trainee, self.plan, step, prepared, stop))
+                    launched.append(launch(trainee, self.plan, step, prepared, ranks))
                 except Stopped:
-                    _stop(keeper, finish(0), stop)
+                    _stop(keeper, finish(0), ranks)
                 except PackTooLarge as error:
                     progress = finish(0)
                     self.plan = _with_room(trainee, self.plan, keeper, progress, error)
-                    self.record.add("oom_retries", describe(self.plan, trainee, error.batch, step))
-                    prepared = replace(prepared, batches=self.plan.pack(prepared.rows))
+                    self.record.add("oom_retries", describe(self.plan, trainee, error.size, step))
+                    prepared = replace(prepared, batches=self.plan.pack(self.plan.own(prepared.rows)))
                     continue
                 step += 1
                 # The next step's packs are made while a GPU computes this one.
                 prepared = self.plan.prepare(step)
             last = step == self.plan.steps
             evaluate, score = self._due(step, progress)
-            save = last or step % self.plan.save_steps == 0 or keeper.asked()
+            save = last or step % self.plan.save_steps == 0 or ranks.saving
             # A GPU is never waited for while it has nothing else to do.
-            progress = finish(0 if evaluate or score or save or stop.requested else trainee.ahead)
+            progress = finish(0 if evaluate or score or save or ranks.stopping else trainee.ahead)
             if evaluate or score:
                 progress = self._look(progress, evaluate, score)
                 save = save or last or self._is_over(progress)
@@ -274,8 +285,8 @@ class _Course:
             if evaluate or score or save:
                 clock.restart()
             keeper.poll()
-            if stop.requested and not last and not self._is_over(progress):
-                _stop(keeper, progress, stop)
+            if ranks.stopping and not last and not self._is_over(progress):
+                _stop(keeper, progress, ranks)
         return progress
 
     def _due(self, step: int, progress: Progress) -> tuple[bool, bool]:
@@ -290,21 +301,23 @@ class _Course:
         """Measure the loss, and score; a stop meanwhile leaves the rest to the run that goes on from there."""
         try:
             if evaluate:
-                progress, event = evaluated(self.trainee.model, self.plan, progress, self.stop)
+                progress, event = evaluated(self.trainee.model, self.plan, progress, self.ranks)
                 self._tell(event, "eval", self.watch.evaluated(event["eval/loss"]))
             if score and self.scorer is not None:
                 progress, event, said = score_run(
-                    self.scorer, self.trainee, self.keeper.out, progress, self.plan.steps_per_epoch, self.stop.check
+                    self.scorer, self.trainee, self.keeper.out, progress, self.plan.steps_per_epoch, self.ranks.check
                 )
                 self._tell(event, "score", [*self.watch.scored(event), *said])
         except Stopped:
-            _stop(self.keeper, replace(progress, owed=True), self.stop)
+            _stop(self.keeper, replace(progress, owed=True), self.ranks)
         return progress
 
     def _is_over(self, progress: Progress) -> bool:
         return self.scorer is not None and is_over(self.scorer, progress)
 
     def _tell(self, event: Event, kind: str, notes: Sequence[str]) -> None:
+        if not self.ranks.world.first:
+            return
         metrics = self.keeper.out / run_folder.METRICS
         run_folder.append_metrics(metrics, {**event, "said": list(notes)} if notes else event)
         if notes:
@@ -316,16 +329,16 @@ class _Course:
 def _with_room(trainee: Trainee, plan: Plan, keeper: Keeper, progress: Progress, error: PackTooLarge) -> Plan:
     """The plan with which the step is tried again, everything made ready for it. Raises InputError, after the last
     good step was saved, when a row alone is too large."""
-    room = smaller(plan, trainee, error.batch)
+    room = smaller(plan, trainee, error.size)
     make_room(trainee, room or plan)
     if room is not None:
         return room
     saved = _saved(keeper, progress)
-    raise InputError(f"{hopeless(trainee, error.batch, error)}. Stopped after {saved}")
+    raise InputError(f"{hopeless(trainee, error.size)}. Stopped after {saved}")
 
 
-def _stop(keeper: Keeper, progress: Progress, stop: StopRequest) -> NoReturn:
-    asked = stop.requested
+def _stop(keeper: Keeper, progress: Progress, ranks: Ranks) -> NoReturn:
+    asked = ranks.stopping
     raise Interrupted(f"{asked}: stopped after {_saved(keeper, progress)}; the same command goes on from there")
 
 
@@ -333,16 +346,6 @@ def _saved(keeper: Keeper, progress: Progress) -> str:
     keeper.save(progress)
     keeper.wait()
     return f"step {progress.step}, saved in {keeper.out}"
-
-
-def _describe_run(plan: Plan, base: Base) -> dict[str, Any]:
-    return {
-        "base": base.name, "base_sha256": base.sha256, "chat": base.chat, "recipe": plan.recipe.model_dump(mode="json"),
-        "versions": run_folder.versions(), "steps": plan.steps, "warmup_steps": plan.warmup_steps,
-        "packing": plan.packing, "rows": len(plan.rows), "heldout_rows": len(plan.heldout), "tokens": plan.tokens,
-        "notes": list(plan.notes), "state": "running", "final": None,
-        "fingerprint": run_folder.fingerprint(plan.recipe, plan.rows, plan.heldout, base.sha256),
-    }  # fmt: skip
 
 
 def _plan_event(plan: Plan, trainee: Trainee, first: int) -> Event:

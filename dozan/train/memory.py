@@ -50,16 +50,8 @@ class Table:
 def predict(setup: Setup) -> Table:
     """The memory of a run's steps from the second one on, when the optimiser's state is there."""
     tape, update = record(setup), setup.update_bytes()
-    held = {
-        "linears" if setup.full else "frozen linears": setup.linear_bytes(),
-        "embedding and head": setup.embedding_bytes(),
-        "norms": setup.norm_bytes(),
-        "weights in fp32" if setup.full else "adapters": setup.adapter_bytes(),
-        "gradients": setup.gradient_bytes(),
-        "optimiser": setup.optimiser_bytes(),
-        "the pack": setup.pack_bytes(),
-        "workspace": setup.workspace_bytes(),
-    }
+    held = _base(setup) | _trained(setup)
+    held |= {"the pack": setup.pack_bytes(), "workspace": setup.workspace_bytes()}
     parts, moment = held | dict(tape.at_peak), tape.peak_moment
     if update > tape.peak:
         parts, moment = held | {"update": update}, "the update"
@@ -68,6 +60,31 @@ def predict(setup: Setup) -> Table:
         return Table(setup, shown, moment, 0, 0)
     apart = POOLS_BYTES + (min(update, tape.peak) if setup.graphs else 0)
     return Table(setup, shown, moment, apart, CONTEXT_BYTES)
+
+
+def _base(setup: Setup) -> dict[str, int]:
+    """The weights that are computed with; a rank's share of them, and what it gathers of the others'."""
+    held = {
+        "linears" if setup.full else "frozen linears": setup.linear_bytes(),
+        "embedding and head": setup.embedding_bytes(), "norms": setup.norm_bytes(),
+    }  # fmt: skip
+    if setup.shards == 1:
+        return held
+    # Shares of weights that are trained are fp32: the masters themselves.
+    shares = {} if setup.full else {name: setup.share(size) for name, size in held.items()}
+    return shares | {"gathered of other ranks": setup.gathered_bytes()}
+
+
+def _trained(setup: Setup) -> dict[str, int]:
+    """What is trained, its gradients and moments; adapters are whole on every rank, whole weights are shared."""
+    masters = setup.gradient_bytes() if setup.full and setup.shards > 1 else setup.adapter_bytes()
+    held = {
+        "weights in fp32" if setup.full else "adapters": masters, "gradients": setup.gradient_bytes(),
+        "optimiser": setup.optimiser_bytes(),
+    }  # fmt: skip
+    if not setup.full or setup.shards == 1:
+        return held
+    return {name: setup.share(size) for name, size in held.items()} | {"gradients of a layer": setup.scattered_bytes()}
 
 
 def layer_bytes(setup: Setup) -> int:

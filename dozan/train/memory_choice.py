@@ -20,6 +20,7 @@ from dozan.train.memory_setup import Embedding, Setup
 from dozan.train.plan import make_plan
 from dozan.train.prepare import Job, dtype_of, training_device
 from dozan.train.run import read_run
+from dozan.world import current
 
 Adapt = bool | Callable[[str], bool]
 """Whether steps that change the training may be taken: yes, no, or what is asked once, with what is missing."""
@@ -34,7 +35,7 @@ def fitted(job: Job, out: str | Path, adapt: Adapt = False) -> Job:
 
     Raises InputError when it does not fit, with what would make it fit.
     """
-    before = read_run(Path(out))
+    before = current().from_first(lambda: read_run(Path(out)))
     if before is not None:
         return _as_before(job, before)
     device = training_device()

@@ -95,7 +95,10 @@ def _embedding(tape: Tape, s: Setup, grad: Block) -> None:
     tape.free(scaled)
     total = tape.new(words, HEAD)
     head = Block(tape.live[HEAD] - rows.bytes - total.bytes, HEAD)
-    tape.free(head, rows, total)
+    tape.free(head, rows)
+    if s.shards > 1:  # in fp32 on its way to the ranks' shares
+        tape.free(tape.new(s.config.vocab_size * s.config.hidden_size * WIDE, HEAD))
+    tape.free(total)
 
 
 def _in_chunks(tape: Tape, s: Setup) -> Block:

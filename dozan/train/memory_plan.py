@@ -16,6 +16,7 @@ from dozan.model.gemma3 import Gemma3Config
 from dozan.model.hub import resolve_model
 from dozan.recipe import Recipe, load_recipe, override
 from dozan.train.cards import GIB, Card, card_like, card_named, tokens_per_second
+from dozan.train.deal import head_cost
 from dozan.train.memory_fit import Fit, budget_of, fit, longest_row
 from dozan.train.memory_record import verdict
 from dozan.train.memory_run import dial_of, held_as, largest_pack, padded
@@ -23,7 +24,9 @@ from dozan.train.memory_setup import Dtype, Quantise, Setup
 from dozan.train.memory_setup import Path as ComputePath
 from dozan.train.plan import Plan
 from dozan.train.prepare import Rows, choose_recipe, prepare
+from dozan.train.scaling import MOST_GPUS, Cluster
 from dozan.train.shapes import SIZES, shape_of
+from dozan.train.spread import Spread, assumed, cluster_of, dealt, fits_from, spread
 
 _SUPERVISED_SHARE = 0.15
 """Of the tokens, when no rows tell."""
@@ -48,7 +51,9 @@ class MemoryPlan:
     """A plan for a card.
 
     longest: tokens of the longest pack that fits with what changes no result. tokens_per_second: of the rows' own
-    tokens, expected, None where the card's rate is not known. hours: of the whole run, None without rows.
+    tokens, expected, None where the card's rate is not known. hours: of the whole run, None without rows. spread: over
+    several GPUs, of which `fit` is one's memory; None for one. fits_from: the fewest GPUs with shares of the base over
+    which it would fit, None where it fits or never does.
     """
 
     model: str
@@ -61,6 +66,8 @@ class MemoryPlan:
     hours: float | None
     rows: RowsFound | None
     notes: tuple[str, ...]
+    spread: Spread | None = None
+    fits_from: int | None = None
 
     @property
     def exit_code(self) -> int:
@@ -90,13 +97,14 @@ class MemoryPlan:
                           "settings": list(s.settings)} for s in found.steps],
             "longest_tokens": self.longest, "tokens_per_second": self.tokens_per_second, "hours": self.hours,
             "rows": None if self.rows is None else vars(self.rows), "notes": list(self.notes),
+            "ranks": None if self.spread is None else self.spread.to_dict(), "fits_from_gpus": self.fits_from,
         }  # fmt: skip
 
 
 def plan(
     data: Rows | None = None, model: str | Path | None = None, recipe: Recipe | str | None = None,
     gpu: str | None = None, gpus: int = 1, overrides: Sequence[str] = (), adapt: bool = False,
-    quantise: Quantise | None = None,
+    quantise: Quantise | None = None, link: str | None = None, per_machine: int | None = None,
 ) -> MemoryPlan:  # fmt: skip
     """The memory that a run takes, whether it fits a card, and what makes it fit; no weight is read.
 
@@ -104,7 +112,9 @@ def plan(
     allows. model: a folder with config.json and a tokenizer, a hub id, or a size (270m, 1b, 4b, 12b, 27b); None is the
     embedded base. gpu: a card's name or its memory in GiB; None is the one that is here, else this machine's memory.
     adapt: steps that change the training may be taken. quantise: how the linears are held; None is as recipe or
-    checkpoint say.
+    checkpoint say. gpus: ranks that divide each step; memory is then that of one, which with `train.fsdp` holds its
+    share of the base. link, per_machine: what joins them (`scaling.LINKS`), and how many a machine has; see
+    `spread.cluster_of`.
 
     Raises InputError for what cannot be used. That it does not fit is no error: see `fits`, `verdict`, `exit_code`.
     """
@@ -133,27 +143,54 @@ def plan(
     if chosen.train.weights == "full" and held == "nf4":
         raise InputError(f"train.weights = full with {named} in NF4: weights in 4 bits cannot be trained; give a "
                          "16-bit checkpoint and --quantise none, or train.weights=adapter")  # fmt: skip
-    setup = _setup(config, chosen, card, planned, held)
-    return _planned(named, chosen, card, gpus, setup, planned, adapt)
+    cluster = cluster_of(card.name, link, per_machine)
+    own = planned if planned is None else replace(planned, ranks=gpus, head_cost=head_cost(config))
+    setup = _setup(config, chosen, card, own, held)
+    made = _planned(named, chosen, card, gpus, setup, planned, adapt)
+    return made if gpus == 1 else _over_ranks(made, planned, cluster)
+
+
+def _fit(recipe: Recipe, card: Card, gpus: int, setup: Setup, adapt: bool) -> tuple[Fit, int | None]:
+    """The fit, and from how many GPUs on it would fit in shares. `train.fsdp: auto` takes shares only where the whole
+    base does not fit."""
+    dial, budget = recipe.train.recompute == "auto" and not card.on_cpu, budget_of(card.bytes)
+    asked = getattr(recipe.train, "fsdp", "auto")
+    whole = gpus == 1 or asked is False
+    found = None if asked is True and not whole else fit(setup, budget, adapt and whole, dial)
+    if found is None or not (found.fits or whole):
+        found = fit(replace(setup, shards=gpus), budget, adapt, dial)
+    return found, None if found.fits or card.on_cpu else fits_from(setup, budget, dial)
+
+
+def _over_ranks(made: MemoryPlan, planned: Plan | None, cluster: Cluster) -> MemoryPlan:
+    """The plan with what several GPUs make of it."""
+    setup, size = made.fit.setup, made.recipe.train.batch_size
+    deal = assumed(setup, size) if planned is None else dealt(planned, setup)
+    row_tokens = float(setup.tokens) if planned is None else planned.tokens / len(planned.rows)
+    there = MOST_GPUS * size if planned is None else len(planned.rows)
+    found = spread(setup, made.card, made.gpus, cluster, deal, min(size, there), there, row_tokens)
+    if found.last is None:
+        return replace(made, spread=found)
+    hours = None if planned is None else planned.steps * found.last.seconds / 3600
+    return replace(made, spread=found, tokens_per_second=found.rows * row_tokens / found.last.seconds, hours=hours)
 
 
 def _planned(
     model: str, recipe: Recipe, card: Card, gpus: int, setup: Setup, planned: Plan | None, adapt: bool
 ) -> MemoryPlan:
-    dial = recipe.train.recompute == "auto" and not card.on_cpu
-    found = fit(setup, budget_of(card.bytes), adapt, dial)
+    found, fits_over = _fit(recipe, card, gpus, setup, adapt)
     rows = None if planned is None else _rows_found(planned)
     row_tokens = setup.tokens if planned is None else planned.tokens / len(planned.rows)
     common = found.setup
     if rows is not None:
         share = rows.pack_tokens / common.tokens
         common = replace(common, tokens=rows.pack_tokens, supervised=max(1, round(share * common.supervised)))
-    rate = tokens_per_second(common, card, row_tokens, gpus) if card.teraflops else None
+    rate = tokens_per_second(common, card, row_tokens) if card.teraflops else None
     notes = [*(planned.notes if planned is not None else ()), *_assumptions(card, gpus, planned is not None, setup)]
     return MemoryPlan(
         model, recipe, card, gpus, found, longest_row(found.setup, found.budget),
         None if rate is None else rate * (rows.sharing if rows else 1.0),
-        None if rate is None or rows is None else rows.computed / rate / 3600, rows, tuple(notes),
+        None if rate is None or rows is None else rows.computed / rate / 3600, rows, tuple(notes), None, fits_over,
     )  # fmt: skip
 
 
@@ -167,7 +204,8 @@ def _assumptions(card: Card, gpus: int, with_rows: bool, setup: Setup) -> list[s
     if setup.full and card.teraflops:
         notes.append("tokens/s where every weight is trained follow from the work; they are not measured")
     if gpus > 1:
-        notes.append(f"{gpus} GPUs: each holds all of this; their rates are added up as if nothing were exchanged")
+        notes.append("several GPUs: the rates of their links are others' figures (docs/en/scaling.md); nothing of this "
+                     "is measured on this machine")  # fmt: skip
     if not with_rows:
         notes.append(f"no rows: packs of {setup.tokens:,} tokens, one row each, of which "
                      f"{_SUPERVISED_SHARE:.0%} are supervised")  # fmt: skip

@@ -25,6 +25,7 @@ from dozan.train.memory_setup import Dtype, Embedding, Quantise, Setup
 from dozan.train.passes import padded_length
 from dozan.train.plan import Plan
 from dozan.train.state import Trainee
+from dozan.world import current
 
 _SAMPLED_STEPS, _COUNTED_ROWS = 64, 20_000
 _SPARE = 1.2
@@ -38,7 +39,7 @@ def largest_pack(plan: Plan) -> tuple[int, int]:
     by those of the packs of the first steps with some to spare.
     """
     looked = min(plan.steps, _SAMPLED_STEPS)
-    packs = [batch for step in range(looked) for batch in plan.pack(plan.rows_of(step))]
+    packs = [batch for step in range(looked) for batch in plan.packs_of(step)]
     tokens, supervised = max(map(len, packs)), max(len(batch.at) for batch in packs)
     if looked == plan.steps:
         return tokens, supervised
@@ -103,11 +104,13 @@ def padded(tokens: int, supervised: int, multiple: int) -> tuple[int, int]:
 
 def budget_of_device(device: torch.device) -> int:
     """Bytes that this process may use of its GPU: what others leave free, or the share that it was given
-    (`torch.cuda.set_per_process_memory_fraction`), less the margin. Its own context is there already."""
+    (`torch.cuda.set_per_process_memory_fraction`), less the margin; of several ranks the least. Its own context is
+    there already."""
     free, total = torch.cuda.mem_get_info(device)
     given = int(total * torch.cuda.get_per_process_memory_fraction(device))
     mine = min(free + torch.cuda.memory_reserved(device), given)
-    return int(mine * (1 - MARGIN)) + CONTEXT_BYTES
+    (least,) = current().agree([-int(mine * (1 - MARGIN))])
+    return -least + CONTEXT_BYTES
 
 
 class Settled(NamedTuple):
@@ -213,7 +216,7 @@ def rehearse(trainee: Trainee, plan: Plan) -> Batch | None:
 def _longest(plan: Plan) -> Batch:
     """The largest of the packs of the first steps, and of the longest row alone."""
     steps = range(min(plan.steps, _SAMPLED_STEPS))
-    packs = [batch for step in steps for batch in plan.pack(plan.rows_of(step))]
+    packs = [batch for step in steps for batch in plan.pack(plan.own(plan.rows_of(step)))]
     return max([*packs, *_alone(plan)], key=lambda batch: (len(batch), len(batch.at)))
 
 

@@ -59,6 +59,8 @@ class Setup:
     """Op by op though the passes could be captured."""
     full: bool = False
     """Every weight is trained, and there is no adapter (`train.full`)."""
+    shards: int = 1
+    """Ranks of which each holds its share of the base (`train.fsdp`); with `full` of masters, gradients and moments."""
 
     @property
     def compute_bytes(self) -> int:
@@ -79,7 +81,7 @@ class Setup:
     def graphs(self) -> bool:
         """The passes are captured as CUDA graphs (`train.passes.make_passes`)."""
         fixed = self.path == "triton" and (self.full or not self.adapter.dropout)
-        return fixed and not self.eager
+        return fixed and not self.eager and self.shards == 1
 
     @property
     def on_cpu(self) -> bool:
@@ -122,6 +124,26 @@ class Setup:
         c, b = self.config, self.compute_bytes
         a_layer = 4 * _up(c.hidden_size * b) + 2 * _up(c.head_dim * b)
         return c.num_hidden_layers * a_layer + _up(c.hidden_size * b)
+
+    def share(self, size: int) -> int:
+        """A rank's share of what all hold together."""
+        return size if self.shards == 1 else _up(-(-size // self.shards))
+
+    def layer_bytes(self) -> int:
+        """Of a layer's weights as they are computed with."""
+        return (self.linear_bytes() + self.norm_bytes()) // self.config.num_hidden_layers
+
+    def gathered_bytes(self) -> int:
+        """What a rank holds for a moment beside its share: the embedding with the last norm, and two layers, of which
+        one is on its way while the other computes."""
+        last_norm = _up(self.config.hidden_size * self.compute_bytes)
+        return 0 if self.shards == 1 else self.embedding_bytes() + last_norm + 2 * self.layer_bytes()
+
+    def scattered_bytes(self) -> int:
+        """A layer's whole gradients where they are summed in shares: in the compute dtype, and in fp32 on their way."""
+        if self.shards == 1 or not self.full:
+            return 0
+        return sum(_up(self.compute_bytes * n) + _up(WIDE * n) for n in self.trained)
 
     @property
     def matrices(self) -> tuple[int, ...]:

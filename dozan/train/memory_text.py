@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -15,6 +16,8 @@ from dozan.train.cards import GIB
 from dozan.train.memory_fit import Given
 from dozan.train.memory_plan import MemoryPlan
 from dozan.train.memory_record import heading, parts, record, standing
+from dozan.train.scaling import MOST_GPUS, WORTH
+from dozan.train.spread import Spread
 
 _BAR = 72
 _MARKS = "█▓▒░"
@@ -24,11 +27,15 @@ _COLOURS = ("cyan", "yellow", "magenta", "red", "blue", "green")
 def print_plan(plan: MemoryPlan, console: Console) -> None:
     """Table, picture, protocol, figures, and the verdict."""
     console.print(Text(heading(plan.model, plan.fit.setup, plan.card.name, plan.card.bytes), "bold"), soft_wrap=True)
+    for text in standing_of_ranks(plan):
+        console.print(text, soft_wrap=True, markup=False)
     console.print(_table(plan))
     for line in _picture(plan):
         console.print(line)
     if plan.fit.steps:
         console.print(_protocol(plan.fit.steps))
+    if plan.spread is not None and plan.spread.points:
+        console.print(_steps(plan.spread))
     for text in figures(plan):
         console.print(text, soft_wrap=True, markup=False)
     console.print(Text(plan.verdict, "green" if plan.fit.fits else "red"), soft_wrap=True)
@@ -94,7 +101,83 @@ def figures(plan: MemoryPlan) -> list[str]:
     if plan.tokens_per_second is not None:
         hours = "" if plan.hours is None else f", {_hours(plan.hours)} for the run"
         found.append(f"about {_rounded(plan.tokens_per_second):,} tokens/s{hours}")
+    return found + over_ranks(plan)
+
+
+def standing_of_ranks(plan: MemoryPlan) -> list[str]:
+    """What each of several GPUs holds, a line; none for one."""
+    if plan.spread is None:
+        return []
+    if not plan.spread.sharded:
+        return [f"each of {plan.gpus} GPUs holds all of this"]
+    what = "weights, gradients and moments" if plan.fit.setup.full else "the base (adapters are whole on each)"
+    return [f"each of {plan.gpus} GPUs holds 1/{plan.gpus} of {what}, and gathers the rest layer by layer "
+            "(train.fsdp)"]  # fmt: skip
+
+
+def _steps(spread: Spread) -> RichTable:
+    table = RichTable(*_STEP_COLUMNS, box=SIMPLE_HEAD, pad_edge=False)
+    for column in table.columns:
+        column.justify = "right"
+    for cells in _step_cells(spread):
+        table.add_row(*cells)
+    return table
+
+
+_STEP_COLUMNS = ("GPUs", "s a step", "of which waits", "times one", "efficiency", "tokens computed")
+
+
+def _step_cells(spread: Spread) -> list[tuple[str, ...]]:
+    return [(f"{p.gpus:,}", f"{p.seconds:.3g}", f"{p.waiting:.2g}", f"{p.speedup:.2f}", f"{p.efficiency:.0%}",
+             f"{tokens:,}") for p, tokens in zip(spread.points, spread.computed, strict=True)]  # fmt: skip
+
+
+def over_ranks(plan: MemoryPlan) -> list[str]:
+    """What several GPUs move, how far they pay, and what would do better; where one does not hold it, how many would."""
+    found = [] if plan.spread is None else _exchanged(plan.spread) + _paying(plan.spread)
+    if plan.fits_from is not None:
+        found.append(f"in shares (train.fsdp=true) it fits from {plan.fits_from} of these GPUs on: --gpus "
+                     f"{plan.fits_from}")  # fmt: skip
+    elif not plan.fit.fits and plan.spread is not None and plan.spread.sharded:
+        found.append("in shares of more GPUs it does not fit either: what each holds whole is too much")
     return found
+
+
+def _exchanged(spread: Spread) -> list[str]:
+    moved, parts = spread.exchange, []
+    if moved.summed:
+        parts.append(f"gradients of {_size(moved.summed)} (fp32) are summed once")
+    if moved.gathered:
+        parts.append(f"weights of {_size(moved.gathered)} are gathered for each of {spread.packs:,} packs")
+    if moved.scattered:
+        parts.append(f"gradients of {_size(moved.scattered)} (fp32) are summed in shares for each pack")
+    if moved.once:
+        parts.append(f"weights of {_size(moved.once)} once more for DoRA's norms")
+    cluster, link = spread.cluster, spread.link
+    machines = cluster.machines(spread.gpus)
+    where = "in one machine" if machines == 1 else f"on {machines:,} machines"
+    joined = f"over {link.name} ({link.bandwidth / 1e9:g} GB/s{' a machine' if link.shared else ''}, {where})"
+    return [f"a step's exchange: {'; '.join(parts)}. A GPU sends {_size(spread.sent)}, {joined}"]
+
+
+def _paying(spread: Spread) -> list[str]:
+    """Where one more GPU stops paying, in one line; and a larger step, which is only said."""
+    if spread.pays is None:
+        return ["how far more GPUs pay is not known: this device's rate is not"]
+    bound = min(MOST_GPUS, spread.rows)
+    beyond = f"beyond, each gives less than {WORTH:.0%} of what one gives alone"
+    if spread.pays >= bound:
+        beyond = f"a step has {spread.rows:,} rows to divide" if bound == spread.rows else "more were not looked at"
+    found = [f"pays up to {spread.pays:,} GPUs: {beyond}"]
+    if spread.larger is not None:
+        rows, efficiency = spread.larger
+        found.append(f"a larger step would pay: train.batch_size={rows} reaches {efficiency:.0%} on {spread.gpus} GPUs; "
+                     "it changes the training, so it is only said")  # fmt: skip
+    return found
+
+
+def _size(size: float) -> str:
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.1f} MiB"
 
 
 def _rounded(value: float) -> int:
@@ -115,4 +198,10 @@ def html(plan: MemoryPlan) -> str:
 def section(plan: MemoryPlan) -> str:
     """Verdict, bar, table, protocol and figures, for a page of its own or a part of another."""
     card = plan.card
-    return memory_section(record(plan.model, card.name, card.bytes, plan.fit, figures(plan), plan.notes))
+    lines = [*standing_of_ranks(plan), *figures(plan)]
+    shown = memory_section(record(plan.model, card.name, card.bytes, plan.fit, lines, plan.notes))
+    if plan.spread is None or not plan.spread.points:
+        return shown
+    head = "".join(f"<th>{escape(name)}</th>" for name in _STEP_COLUMNS)
+    rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for cells in _step_cells(plan.spread))
+    return f"{shown}\n<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"

@@ -20,7 +20,9 @@ from dozan.recipe import TrainRecipe
 
 Named = Sequence[tuple[str, nn.Parameter]]
 Copied = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
-_STEP, _WIDE = "step", ("exp_avg", "exp_avg_sq")
+MOMENTS, STEP = "optimizer", "step"
+"""What the files of an optimiser's state are called (`model.shards`); the last part of the names of scalars there."""
+_WIDE = ("exp_avg", "exp_avg_sq")
 _NARROW = ("exp_avg", "exp_avg_scale", "exp_avg_sq", "exp_avg_sq_scale")
 
 
@@ -93,7 +95,8 @@ class AdamW:
             )  # fmt: skip
         scalars = adamw8.Scalars(self.rate, self.updates, skip, recipe.betas, recipe.epsilon)
         for parameter, moments in self.narrow.items():
-            adamw8.update(parameter.detach(), _gradient(parameter), moments, scalars, recipe.weight_decay)
+            if parameter.numel():  # a rank may have no rows of it
+                adamw8.update(parameter.detach(), _gradient(parameter), moments, scalars, recipe.weight_decay)
 
     def zero_grad(self) -> None:
         """Gradients become zero, in their place."""
@@ -109,7 +112,7 @@ class AdamW:
             return {}
         moments = self.moments()
         held = {name: tensor.cpu() for name, tensor in moments.items()} if copied is None else copied(moments)
-        return held | {f"{name}.{_STEP}": updates.clone() for name, _ in self.parameters}
+        return held | {f"{name}.{STEP}": updates.clone() for name, _ in self.parameters}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `tensors` gave; from none, as before the first update. Raises InputError that names every
@@ -118,7 +121,7 @@ class AdamW:
             self._restart()
             return
         held = self.moments()
-        expected = {**held, **{f"{name}.{_STEP}": self.updates for name, _ in self.parameters}}
+        expected = {**held, **{f"{name}.{STEP}": self.updates for name, _ in self.parameters}}
         problems = [f"missing: {name}" for name in expected if name not in tensors]
         problems += [f"unexpected: {name}" for name in tensors if name not in expected]
         problems += [
@@ -130,7 +133,7 @@ class AdamW:
             raise InputError("the optimiser's state does not fit this run:\n  " + "\n  ".join(problems))
         for name, tensor in held.items():
             tensor.copy_(tensors[name])
-        self.updates.copy_(tensors[f"{self.parameters[0][0]}.{_STEP}"])
+        self.updates.copy_(tensors[f"{self.parameters[0][0]}.{STEP}"])
 
     def _restart(self) -> None:
         """No update made, in place: a captured graph holds these tensors."""
@@ -162,16 +165,21 @@ def _gradient(parameter: Tensor) -> Tensor:
     return parameter.grad
 
 
-def clip(parameters: Named, limit: float, scale: Tensor | None = None) -> Tensor:
+def clip(
+    parameters: Named, limit: float, scale: Tensor | None = None, sum_squares: Callable[[], Tensor] | None = None
+) -> Tensor:
     """Scale the gradients so that their joint norm is at most `limit`; the norm before that, fp32 scalar.
 
     With a `scale` (fp32 scalar) the gradients are those of the loss times it: it is divided out, of the norm as well.
+    sum_squares: gives the squared norm where these are only a part of the gradients.
     """
     trained = [p for _, p in parameters]
-    if scale is None:
+    if scale is None and sum_squares is None:
         return nn.utils.clip_grad_norm_(trained, limit)
     gradients = [p.grad for p in trained if p.grad is not None]
-    norm = nn.utils.get_total_norm(gradients) / scale
+    norm = nn.utils.get_total_norm(gradients) if sum_squares is None else sum_squares().sqrt().float()
+    scale = torch.ones_like(norm) if scale is None else scale
+    norm = norm / scale
     factor = (limit / (norm + 1e-6)).clamp(max=1.0) / scale
     torch._foreach_mul_(gradients, factor)
     return norm

@@ -15,6 +15,7 @@ from dozan.chat.encode import Tokens
 from dozan.errors import InputError
 from dozan.pack import Batch, Packing, by_tokens, pack_rows
 from dozan.recipe import Recipe
+from dozan.train.deal import parts
 from dozan.train.optim import learning_rate, warmup_of
 from dozan.train.schedule import common_beginning, deal, kinds
 from dozan.train.store import TokenStore
@@ -27,7 +28,8 @@ _LARGE, _FEW_ROWS = "gemma3-12b-trinity", 500
 
 @dataclass(frozen=True)
 class Prepared:
-    """A step's rows, its packs, and the sum of the weights of all supervised tokens."""
+    """A step's rows, the packs of it that this rank computes, and the sum of the weights of all supervised tokens, also
+    those of other ranks."""
 
     rows: list[Tokens]
     batches: list[Batch]
@@ -72,6 +74,11 @@ class Plan:
     """What packs are held to, below the recipe's `pack_tokens`, after memory did not do for larger ones."""
     rate_factor: float = 1.0
     """Of every rate, after steps that were not finite (`train.recover`)."""
+    rank: int = 0
+    ranks: int = 1
+    """Which of so many ranks this plan is of; each has the same rows and steps, and packs of its own."""
+    head_cost: float = 1.0
+    """See `deal.head_cost`."""
 
     @cached_property
     def tokens(self) -> int:
@@ -118,13 +125,30 @@ class Plan:
     def prepare(self, step: int) -> Prepared:
         """The rows and packs of optimiser step `step`; none of a step after the last."""
         rows = self.rows_of(step) if step < self.steps else []
-        return Prepared(rows, self.pack(rows), total_weight(rows) if rows else 0.0)
+        return Prepared(rows, self.pack(self.own(rows)), total_weight(rows) if rows else 0.0)
+
+    def own(self, rows: Sequence[Tokens]) -> Sequence[Tokens]:
+        """Those of a step's rows that this rank computes."""
+        return self.dealt(rows)[self.rank] if self.ranks > 1 else rows
+
+    def dealt(self, rows: Sequence[Tokens]) -> list[list[Tokens]]:
+        """The rows of a step by rank, each with as much to compute."""
+        if not rows:
+            return [[] for _ in range(self.ranks)]
+        return parts(self._ordered(rows), self.ranks, self.head_cost, self.packing == "tries")
+
+    def packs_of(self, step: int) -> list[Batch]:
+        """The packs of optimiser step `step`, of all ranks."""
+        return [batch for rows in self.dealt(self.rows_of(step)) for batch in self.pack(rows)]
+
+    def _ordered(self, rows: Sequence[Tokens]) -> Sequence[Tokens]:
+        """Rows that share a prefix should meet in one micro-batch."""
+        return sorted(rows, key=by_tokens) if self.packing == "tries" else rows
 
     def pack(self, rows: Sequence[Tokens]) -> list[Batch]:
-        """The micro-batches of a step: at most `micro_batch_size` rows and `pack_tokens` tokens each."""
+        """The micro-batches of rows: at most `micro_batch_size` rows and `pack_tokens` tokens each."""
         train = self.recipe.train
-        # Rows that share a prefix should meet in one micro-batch.
-        ordered = sorted(rows, key=by_tokens) if self.packing == "tries" else rows
+        ordered = self._ordered(rows)
         size = train.micro_batch_size or max(1, len(ordered))
         chunks = (ordered[i : i + size] for i in range(0, len(ordered), size))
         return [batch for chunk in chunks for batch in pack_rows(chunk, self.packing, self.pack_tokens)]

@@ -7,18 +7,20 @@ What went wrong stays in run.json, and so do the rate and the layers: a run that
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dozan.train.checkpoint import checkpoints, remove
 from dozan.train.health import LOWER
-from dozan.train.islands import islands_of, widened
+from dozan.train.islands import islands_of, widen, widened
 from dozan.train.live import OnEvent
 from dozan.train.plan import Plan
+from dozan.train.ranks import share
 from dozan.train.retry import GoBack, make_room
 from dozan.train.scoring import settle_best
 from dozan.train.state import Progress, Trainee, restore_state
+from dozan.world import World
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,26 @@ def go_back(
     why = str(error).partition("; no update")[0] if error.skipped else ""
     recovery = Recovery(error.step, progress.step, error.skipped, factor, layers, why)
     return replace(plan, rate_factor=factor), progress, recovery
+
+
+def go_back_together(
+    world: World, trainee: Trainee, plan: Plan, out: Path, error: GoBack, before: Sequence[Mapping[str, Any]],
+    report: OnEvent,
+) -> tuple[Plan, Progress, Recovery]:  # fmt: skip
+    """`go_back` of the first rank, and the others follow it."""
+    if world.size == 1:
+        return go_back(trainee, plan, out, error, before, report)
+    progress, given = Progress(), dict[str, Any]()
+    if world.first:
+        _, progress, found = go_back(trainee, plan, out, error, before, report)
+        given = asdict(found)
+    else:
+        make_room(trainee, plan)
+    recovery = Recovery(**world.from_first(lambda: given))
+    recovery = replace(recovery, fp32_layers=tuple(recovery.fp32_layers))
+    if not world.first:
+        widen(trainee.model, recovery.fp32_layers)
+    return replace(plan, rate_factor=recovery.rate_factor), share(trainee, world, progress), recovery
 
 
 def is_recoverable(plan: Plan, before: Sequence[Mapping[str, Any]], step: int) -> bool:

@@ -24,13 +24,29 @@ from dozan.train.plan import Plan
 from dozan.train.state import Trainee
 
 
+@dataclass(frozen=True)
+class PackSize:
+    """A pack that did not fit. tokens, supervised, rows: how many; row: the first; text: what the allocator said."""
+
+    tokens: int
+    supervised: int
+    rows: int
+    row: str
+    text: str
+
+    @staticmethod
+    def of(batch: Batch, text: str) -> PackSize:
+        """Of a pack."""
+        return PackSize(len(batch), len(batch.at), len(batch.rows), batch.rows[0], text)
+
+
 class PackTooLarge(torch.OutOfMemoryError):
-    """The gradients of `batch` did not fit in memory; nothing of the error that said so is kept, for its frames hold
+    """The gradients of a pack did not fit in memory; nothing of the error that said so is kept, for its frames hold
     what was computed."""
 
-    def __init__(self, batch: Batch, text: str) -> None:
-        super().__init__(text)
-        self.batch = batch
+    def __init__(self, size: PackSize) -> None:
+        super().__init__(size.text)
+        self.size = size
 
 
 class GoBack(InputError):
@@ -74,7 +90,7 @@ def gradients(trainee: Trainee, batch: Batch, total: float, step: int) -> Tensor
             raise
         text = str(error).strip().splitlines()[0]
     # Outside of the handler, so that the error and its frames are gone.
-    raise PackTooLarge(batch, text)
+    raise PackTooLarge(PackSize.of(batch, text))
 
 
 def updated(trainee: Trainee, loss: Tensor, rate: float, batches: Sequence[Batch], step: int) -> Tensor:
@@ -91,7 +107,7 @@ def updated(trainee: Trainee, loss: Tensor, rate: float, batches: Sequence[Batch
         said = (f"step {step + 1}: out of memory amid the update of the adapter ({text}), and no checkpoint to go back "
                 "to; free memory that other processes hold, and run the same command again")  # fmt: skip
         raise GoBack(said, step + 1, 0, 1.0)
-    raise PackTooLarge(max(batches, key=len), text)
+    raise PackTooLarge(PackSize.of(max(batches, key=len), text))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -102,12 +118,12 @@ def is_out_of_memory(error: BaseException) -> bool:
         before is not None and is_out_of_memory(before))  # fmt: skip
 
 
-def smaller(plan: Plan, trainee: Trainee, batch: Batch) -> Plan | None:
-    """The plan with packs of at most half of `batch`, or for one row alone with more of the dial; None when nothing is
-    left."""
-    if len(batch.rows) > 1:
-        assert len(batch) <= plan.pack_tokens, "not a pack of this plan"
-        return replace(plan, most_tokens=max(1, len(batch) // 2))
+def smaller(plan: Plan, trainee: Trainee, size: PackSize) -> Plan | None:
+    """The plan with packs of at most half of one that did not fit, or for one row alone with more of the dial; None
+    when nothing is left."""
+    if size.rows > 1:
+        assert size.tokens <= plan.pack_tokens, "not a pack of this plan"
+        return replace(plan, most_tokens=max(1, size.tokens // 2))
     layers, model = trainee.model.config.num_hidden_layers, trainee.model
     if dial_of(plan.recipe, layers) < layers:
         return with_dial(plan, layers, plan.recipe.train.offload)
@@ -130,11 +146,11 @@ def make_room(trainee: Trainee, plan: Plan) -> None:
         torch.cuda.empty_cache()
 
 
-def describe(plan: Plan, trainee: Trainee, batch: Batch, step: int) -> Retry:
-    """The retry of `step` (from 0) with `plan`, after `batch` did not fit."""
+def describe(plan: Plan, trainee: Trainee, size: PackSize, step: int) -> Retry:
+    """The retry of `step` (from 0) with `plan`, after a pack did not fit."""
     train = plan.recipe.train
     again = dial_of(plan.recipe, trainee.model.config.num_hidden_layers)
-    return Retry(step + 1, len(batch), len(batch.rows), plan.pack_tokens, again, train.offload)
+    return Retry(step + 1, size.tokens, size.rows, plan.pack_tokens, again, train.offload)
 
 
 def resumed(plan: Plan, run: Mapping[str, Any] | None) -> Plan:
@@ -148,13 +164,13 @@ def resumed(plan: Plan, run: Mapping[str, Any] | None) -> Plan:
     return with_dial(plan, last.recompute, last.offload) if moved else plan
 
 
-def hopeless(trainee: Trainee, batch: Batch, error: PackTooLarge) -> str:
+def hopeless(trainee: Trainee, size: PackSize) -> str:
     """What to say when a row alone does not fit with all that changes no result."""
     layers = trainee.model.config.num_hidden_layers
     where = " and their inputs in host memory" if trainee.model.device.type == "cuda" else ""
     return (
-        f"row {batch.rows[0]} ({len(batch):,} tokens, {len(batch.at):,} supervised) does not fit in memory, alone in "
-        f"its pack, with all {layers} layers computed again{where}: {error}. Free memory that other processes hold and "
-        "run the same command again, which goes on from there; or shorten the row, set model.embedding=cpu or a "
+        f"row {size.row} ({size.tokens:,} tokens, {size.supervised:,} supervised) does not fit in memory, alone in "
+        f"its pack, with all {layers} layers computed again{where}: {size.text}. Free memory that other processes hold "
+        "and run the same command again, which goes on from there; or shorten the row, set model.embedding=cpu or a "
         "smaller adapter.rank (see dozan plan) and begin in another folder"
     )

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from dozan.rows.example import Example
 from dozan.train.checkpoint import checkpoints, newest_valid, remove, save_checkpoint
 from dozan.train.live import Event, OnEvent
 from dozan.train.state import STATE, Progress, Trainee
+from dozan.world import current
 
 BEST = "best"
 _FIGURES = ("strict", "normalised", "tool_name", "parse_failures")
@@ -49,8 +51,11 @@ class Scorer:
     def __call__(self, model: Gemma3, alive: Callable[[], None] = lambda: None) -> tuple[Scores, float]:
         """The scores, and the share of answers that were cut off at the most tokens. alive: called as answers end."""
         bundle = Bundle(model.eval(), model.config, self.tokenizer, self.chat, self.base_folder, None)
-        prompts = [encode_prompt(example, self.chat, self.tokenizer) for example in self.examples]
-        answers = generate(bundle, prompts, self.recipe.max_new_tokens, lambda done, rows: alive())
+        world = current()
+        own = self.examples[world.rank :: world.size]
+        prompts = [encode_prompt(example, self.chat, self.tokenizer) for example in own]
+        each = world.gathered(generate(bundle, prompts, self.recipe.max_new_tokens, lambda done, rows: alive()))
+        answers = [ids for row in zip_longest(*each) for ids in row if ids is not None]
         unended = sum(len(ids) >= self.recipe.max_new_tokens for ids in answers) / len(answers)
         return score_rows(self.examples, [self.tokenizer.decode(ids) for ids in answers], self.chat), unended
 
@@ -76,12 +81,16 @@ def score_run(
         worse = replace(progress, scored_since_best=progress.scored_since_best + 1)
         return worse, event, [stopped_text(scorer, worse)] if is_over(scorer, worse) else []
 
+    better = replace(progress, best_score=value, best_step=progress.step, scored_since_best=0)
+    if not current().first:
+        return better, event, []
+
     def named() -> Path | None:  # the newest checkpoint may be gone back to
         steps = [best_step(folder) for _, folder in checkpoints(out / "checkpoints")[:1]]
         return next((folder for step, folder in checkpoints(out / BEST) if step in steps), None)
 
     save_checkpoint(out / BEST, progress.step, trainee.save_trained, 1, named)
-    return replace(progress, best_score=value, best_step=progress.step, scored_since_best=0), event, []
+    return better, event, []
 
 
 def is_over(scorer: Scorer, progress: Progress) -> bool:

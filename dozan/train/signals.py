@@ -6,14 +6,18 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
 from dozan.errors import Interrupted
+from dozan.world import current
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ECHO_SECONDS = 2.0
+"""A rank may hear of one stop twice: from the terminal or the scheduler, and from the launcher that passes it on."""
 _Item = TypeVar("_Item")
 
 
@@ -30,6 +34,7 @@ class StopRequest:
         self.save = False
         self.beat: Callable[[], None] = lambda: None
         self._before: dict[int, Any] = {}
+        self._since = 0.0
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
@@ -57,7 +62,9 @@ class StopRequest:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested is not None:
-            os._exit(128 + number)
+            _leave_at_once(number, self._since)
+            return
+        self._since = time.monotonic()
         self.requested = signal.Signals(number).name
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
@@ -70,8 +77,9 @@ def leaving_at_once() -> Iterator[None]:
     every file is written whole or not at all and the same command does again what is missing."""
 
     def leave(number: int, frame: FrameType | None) -> None:
+        since = time.monotonic()
         for each in _SIGNALS:
-            signal.signal(each, lambda number, frame: os._exit(128 + number))
+            signal.signal(each, lambda number, frame: _leave_at_once(number, since))
         raise Interrupted(f"{signal.Signals(number).name}: stopped between steps; the same command goes on from there")
 
     if threading.current_thread() is not threading.main_thread():
@@ -83,3 +91,9 @@ def leaving_at_once() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _leave_at_once(number: int, since: float) -> None:
+    """End the process, unless a rank hears again of the stop that was asked for at `since`."""
+    if current().size == 1 or time.monotonic() - since > _ECHO_SECONDS:
+        os._exit(128 + number)

@@ -28,9 +28,11 @@ from dozan.train.full import Masters
 from dozan.train.live import OnEvent
 from dozan.train.optim import AdamW, Named
 from dozan.train.passes import Passes, make_passes
+from dozan.train.reduce import Reducer
 from dozan.train.run import FINAL, METRICS, RECORD, RUN, keep_metrics
 from dozan.train.scale import LossScale
 from dozan.train.update import Update, make_update
+from dozan.world import current
 
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
 """Files of a checkpoint beside the adapter's, and beside metrics.jsonl and run.json as they were after the step."""
@@ -66,7 +68,8 @@ class Progress:
 class Trainee:
     """What the loop changes: the adapted model or all of its weights, their optimiser, in float16 the loss scale; and
     what saves them. The passes are made anew when memory did not do (`train.retry`), the old ones with their graphs go
-    at once. masters: where every weight is trained."""
+    at once. masters: where every weight is trained. reducer: on several ranks, each of which holds all that is trained.
+    """
 
     model: Gemma3
     parameters: Named
@@ -77,6 +80,7 @@ class Trainee:
     base_name: str
     scale: LossScale | None = None
     masters: Masters | None = None
+    reducer: Reducer | None = None
 
     @staticmethod
     def of(model: Gemma3, recipe: Recipe, base_name: str) -> Trainee:
@@ -85,9 +89,11 @@ class Trainee:
         parameters = adapter_parameters(model) if masters is None else masters.parameters
         optimizer = AdamW(parameters, recipe.train)
         scale = LossScale(model.device) if model.dtype == torch.float16 else None
+        # Before anything is captured: gradients move to where they are summed.
+        reducer = Reducer(parameters) if current().size > 1 and (masters is None or not masters.is_sharded) else None
         passes = make_passes(model, recipe, scale)
         update = make_update(model, parameters, optimizer, recipe.train.clip_norm, scale, masters)
-        return Trainee(model, parameters, optimizer, passes, update, recipe, base_name, scale, masters)
+        return Trainee(model, parameters, optimizer, passes, update, recipe, base_name, scale, masters, reducer)
 
     def renew_update(self) -> None:
         """Make the update anew: what a graph had captured may be cut short."""
@@ -114,6 +120,11 @@ class Trainee:
         else:
             load_weights(folder, self.trained())
             self.masters.publish()
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each rank holds a part of what is trained."""
+        return self.masters is not None and self.masters.is_sharded
 
     @property
     def ahead(self) -> int:

@@ -11,12 +11,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from dozan.pack import Batch
 from dozan.train.health import Beat, explain, require_few_skipped, silent
 from dozan.train.islands import layers_that_mend
 from dozan.train.live import Event, OnEvent, memory_bytes
 from dozan.train.plan import Plan, Prepared
-from dozan.train.retry import gradients, updated
-from dozan.train.signals import Stopped, StopRequest
+from dozan.train.ranks import Ranks, require_alone
+from dozan.train.retry import GoBack, PackSize, PackTooLarge, gradients, updated
+from dozan.train.signals import Stopped
 from dozan.train.state import Progress, Trainee
 
 
@@ -44,9 +46,9 @@ class Launched:
     result: StepResult
 
 
-def launch(trainee: Trainee, plan: Plan, step: int, prepared: Prepared, stop: StopRequest) -> Launched:
+def launch(trainee: Trainee, plan: Plan, step: int, prepared: Prepared, ranks: Ranks) -> Launched:
     rate = plan.learning_rate(step)
-    return Launched(step, prepared, rate, optimiser_step(trainee, prepared, rate, step, stop))
+    return Launched(step, prepared, rate, optimiser_step(trainee, prepared, rate, step, ranks))
 
 
 def finished(
@@ -58,10 +60,12 @@ def finished(
     step, rows, (loss, norm, finite) = launched.step, launched.prepared.rows, launched.result.read()
     scale, in_a_row, skipped = launched.result.scale, 0, None
     if not finite:
-        skipped = explain(trainee, plan, launched.prepared, step, loss, scale, beat)
+        # Of every rank, so that all of them find the same.
+        all_of_it = replace(launched.prepared, batches=[b for own in plan.dealt(rows) for b in plan.pack(own)])
+        skipped = explain(trainee, plan, all_of_it, step, loss, scale, beat)
         report({"event": "note", "text": skipped.text(step + 1)})
         in_a_row = progress.skipped_in_a_row + (skipped.scale is None)
-        mending = partial(layers_that_mend, trainee, launched.prepared, step, skipped, beat)
+        mending = partial(layers_that_mend, trainee, all_of_it, step, skipped, beat)
         require_few_skipped(in_a_row, skipped, launched.rate, step + 1, mending if recoverable(step + 1) else tuple)
     seconds, tokens = clock.lap(), sum(len(row.ids) for row in rows)
     progress = replace(
@@ -107,27 +111,49 @@ class StepResult:
 
 
 def optimiser_step(
-    trainee: Trainee, prepared: Prepared, rate: float, step: int = 0, stop: StopRequest | None = None
+    trainee: Trainee, prepared: Prepared, rate: float, step: int = 0, ranks: Ranks | None = None
 ) -> StepResult:
     """Compute the gradients of a step's packs and update the adapter, unless loss or norm is not finite."""
-    loss = accumulate(trainee, prepared, step, stop)
+    loss = accumulate(trainee, prepared, step, ranks)
     scale = None if trainee.scale is None else trainee.scale.value.clone()
-    return StepResult(loss, updated(trainee, loss, rate, prepared.batches, step), scale)
+    try:
+        norm = updated(trainee, loss, rate, prepared.batches, step)
+    except (PackTooLarge, GoBack) as error:
+        require_alone(ranks, error)
+        raise
+    return StepResult(loss, norm, scale)
 
 
-def accumulate(trainee: Trainee, prepared: Prepared, step: int, stop: StopRequest | None = None) -> Tensor:
-    """Add the gradients of the packs to the adapter; the step's loss, an fp32 scalar.
+def accumulate(trainee: Trainee, prepared: Prepared, step: int, ranks: Ranks | None = None) -> Tensor:
+    """Add the gradients of the packs, of all ranks, to the adapter; the step's loss, an fp32 scalar.
 
     Raises PackTooLarge when memory does not do; those of earlier packs are there then.
     """
-    loss = torch.zeros((), device=trainee.model.device)
+    loss, failed = torch.zeros((), device=trainee.model.device), None
     trainee.model.train()
-    for batch in prepared.batches:
-        loss += gradients(trainee, batch, prepared.weight, step)
-        if stop is not None:
-            try:
-                stop.check()
-            except Stopped:
-                trainee.optimizer.zero_grad()
-                raise
+    try:
+        if ranks is not None:
+            ranks.restart()
+        for batch in prepared.batches:
+            part, failed = _part(trainee, batch, prepared.weight, step)
+            if part is None:
+                break
+            loss += part
+            if ranks is not None:
+                ranks.check()
+        if ranks is not None:
+            ranks.sum_up(loss, len(prepared.batches), failed)
+    except Stopped:
+        trainee.optimizer.zero_grad()
+        raise
+    if failed is not None:
+        raise PackTooLarge(failed)
     return loss
+
+
+def _part(trainee: Trainee, batch: Batch, total: float, step: int) -> tuple[Tensor | None, PackSize | None]:
+    """A pack's part of the loss, or the pack that did not fit."""
+    try:
+        return gradients(trainee, batch, total, step), None
+    except PackTooLarge as error:
+        return None, error.size

@@ -13,6 +13,7 @@ from dozan.model.gemma3 import Gemma3
 from dozan.train.full import Masters
 from dozan.train.optim import AdamW, Named, clip
 from dozan.train.scale import LossScale
+from dozan.train.sharded import ShardedMasters
 
 
 class Update:
@@ -24,17 +25,19 @@ class Update:
 
     def __init__(
         self, model: Gemma3, parameters: Named, optimizer: AdamW, clip_norm: float,
-        scale: LossScale | None = None, masters: Masters | None = None,
+        scale: LossScale | None = None, masters: Masters | ShardedMasters | None = None,
     ) -> None:  # fmt: skip
         self._model, self._parameters, self._optimizer, self._clip_norm = model, parameters, optimizer, clip_norm
         self._scale, self._masters = scale, masters
+        self._sum_squares = masters.sum_squares if isinstance(masters, ShardedMasters) else None
 
     def __call__(self, loss: Tensor, rate: float) -> Tensor:
         self._optimizer.rate.fill_(rate)
         return self._update(loss)
 
     def _update(self, loss: Tensor) -> Tensor:
-        norm = clip(self._parameters, self._clip_norm, None if self._scale is None else self._scale.value)
+        scale = None if self._scale is None else self._scale.value
+        norm = clip(self._parameters, self._clip_norm, scale, self._sum_squares)
         self._optimizer.step(skip=(~(torch.isfinite(loss) & torch.isfinite(norm))).float())
         if self._scale is not None:
             self._scale.update(loss, norm)
@@ -51,7 +54,7 @@ class GraphedUpdate(Update):
 
     def __init__(
         self, model: Gemma3, parameters: Named, optimizer: AdamW, clip_norm: float,
-        scale: LossScale | None = None, masters: Masters | None = None,
+        scale: LossScale | None = None, masters: Masters | ShardedMasters | None = None,
     ) -> None:  # fmt: skip
         super().__init__(model, parameters, optimizer, clip_norm, scale, masters)
         self._loss = torch.zeros_like(optimizer.rate)
@@ -75,8 +78,9 @@ class GraphedUpdate(Update):
 
 def make_update(
     model: Gemma3, parameters: Named, optimizer: AdamW, clip_norm: float, scale: LossScale | None = None,
-    masters: Masters | None = None,
+    masters: Masters | ShardedMasters | None = None,
 ) -> Update:  # fmt: skip
     """The update for this model on its device."""
-    kind = GraphedUpdate if has_triton(model.device) else Update
+    is_sharded = masters is not None and masters.is_sharded
+    kind = GraphedUpdate if has_triton(model.device) and not is_sharded else Update
     return kind(model, parameters, optimizer, clip_norm, scale, masters)

@@ -1,0 +1,157 @@
+"""How ranks meet: all of them there within seconds, with the same code and versions, or an error that names which."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import timedelta
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dozan.errors import InputError
+from dozan.world.environment import Place, place_of, require_devices
+from dozan.world.watch import Watch
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
+    from dozan.world.group import World
+
+WAIT = "DOZAN_WAIT_SECONDS"
+"""The environment's name for how long ranks wait for each other; 10 seconds without it."""
+_LOCAL = ("localhost", "127.0.0.1", "::1", socket.gethostname())
+_POLL = 0.05
+_COLLECTIVE = timedelta(hours=2)
+"""A rank may compile or write for long; one that is gone is noticed by the watch."""
+
+
+def meet(environment: Mapping[str, str]) -> tuple[World, Watch] | None:
+    """The world that an environment tells of, joined; None where it tells of none. Raises InputError."""
+    place = place_of(environment)
+    if place is None:
+        return None
+    import torch
+    import torch.distributed as dist
+
+    from dozan.world.group import World
+
+    world = World(place.rank, place.size, place.local_rank, place.local_size)
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        require_devices(place, torch.cuda.device_count())
+        torch.cuda.set_device(place.local_rank)
+    if not dist.is_initialized():
+        seconds = _wait_seconds(environment)
+        store = _store(place, environment, seconds)
+        _require_all(store, place, seconds)
+        _require_same_code(store, place)
+        if place.address in _LOCAL and place.local_size == place.size:
+            # Else the host's own name decides, which may not resolve.
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_gpu else "gloo", store=dist.PrefixStore("group", store), rank=place.rank,
+            world_size=place.size, timeout=_COLLECTIVE,
+        )  # fmt: skip
+    elif "gloo" not in str(dist.get_backend_config()):
+        raise InputError(f"the process group that is there has {dist.get_backend_config()}; dozan decides on the host: "
+                         "begin it with backend 'cpu:gloo,cuda:nccl', or leave it to dozan")  # fmt: skip
+    watch = Watch(_watch_store(place, world), place.rank, place.size)
+    watch.begin()
+    return world, watch
+
+
+def _wait_seconds(environment: Mapping[str, str]) -> float:
+    text = environment.get(WAIT, "10")
+    with suppress(ValueError):
+        if float(text) > 0:
+            return float(text)
+    raise InputError(f"{WAIT} is {text!r}: seconds that ranks wait for each other, such as 60")
+
+
+def _store(place: Place, environment: Mapping[str, str], seconds: float) -> Store:
+    """Where ranks meet: torchrun's own store if it has one, else the first rank's."""
+    import torch.distributed as dist
+
+    held = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
+    where = f"{place.address}:{place.port}"
+    try:
+        store = dist.TCPStore(
+            place.address, place.port, None, is_master=place.rank == 0 and not held,
+            timeout=timedelta(seconds=seconds), wait_for_workers=False,
+        )  # fmt: skip
+    except RuntimeError as error:
+        if place.rank == 0 and not held and "address already in use" in str(error).lower():
+            raise InputError(f"port {place.port} of {place.address} (MASTER_PORT) is in use by another process; wait "
+                             f"for it, or give every rank another one, such as {_free_port()}") from None  # fmt: skip
+        raise InputError(f"rank {place.rank} of {place.size}: nobody answers at {where} (MASTER_ADDR, MASTER_PORT) "
+                         f"within {seconds:g} s: is rank 0 started, is the port open? {WAIT}=60 waits longer"
+                         ) from None  # fmt: skip
+    return dist.PrefixStore(f"dozan/{attempt}", store)
+
+
+def _free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("", 0))
+        port: int = held.getsockname()[1]
+        return port
+
+
+def _require_all(store: Store, place: Place, seconds: float) -> None:
+    """Raises InputError that names the ranks that have not come."""
+    store.set(f"here/{place.rank}", "")
+    end, missing = time.monotonic() + seconds, list(range(place.size))
+    while missing:
+        missing = [rank for rank in missing if not store.check([f"here/{rank}"])]
+        if missing and time.monotonic() > end:
+            time.sleep(10 * _POLL * (place.rank == 0))  # the store is in this process: let the others see it too
+            names = ", ".join(map(str, missing))
+            raise InputError(
+                f"rank{'s' * (len(missing) > 1)} {names} of {place.size} did not come within {seconds:g} s: look at "
+                f"what {'they say' if len(missing) > 1 else 'it says'}, start as many processes as WORLD_SIZE says, "
+                f"and give all of them the same MASTER_ADDR and MASTER_PORT; {WAIT}=60 waits longer"
+            )
+        time.sleep(_POLL if missing else 0)
+
+
+def _require_same_code(store: Store, place: Place) -> None:
+    """Raises InputError on every rank when one has other code or versions than the first."""
+    own = {"dozan's code": _code(), "python": platform.python_version()}
+    own |= {name: metadata.version(name) for name in ("torch", "tokenizers", "safetensors")}
+    store.set(f"code/{place.rank}", json.dumps(own))
+    given = [json.loads(store.get(f"code/{rank}")) for rank in range(place.size)]
+    lines = [f"  {key}: rank 0 has {given[0][key][:16]}, rank {rank} has {each[key][:16]}"
+             for rank, each in enumerate(given) for key in own if each[key] != given[0][key]]  # fmt: skip
+    store.set(f"compared/{place.rank}", "")
+    if place.rank == 0:  # the store may be in this process
+        store.wait([f"compared/{rank}" for rank in range(place.size)])
+    if lines:
+        raise InputError("the ranks run different code:\n" + "\n".join(lines) + "\ninstall the same everywhere, and "
+                         "start again")  # fmt: skip
+
+
+def _code() -> str:
+    """SHA-256 of the package's own files."""
+    root, digest = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _watch_store(place: Place, world: World) -> Store:
+    """A store of the watch's own: its calls must wait for nobody else's."""
+    import torch.distributed as dist
+
+    if place.rank == 0:
+        held = dist.TCPStore(place.address, 0, None, is_master=True, wait_for_workers=False)
+    port = world.from_first(lambda: held.port)
+    if place.rank:
+        held = dist.TCPStore(place.address, port, None, is_master=False, wait_for_workers=False)
+    return held
