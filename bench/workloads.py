@@ -129,6 +129,7 @@ def _long(words: _Words, count: int) -> list[Row]:
 _KINDS: dict[str, tuple[int, Callable[[_Words, int], list[Row]]]] = {
     "tool-64": (64, _tool),
     "tool-256": (256, _tool),
+    "tool-2048": (2048, _tool),
     "tool-16": (16, _tool),
     "tool27-64": (64, partial(_tool, shared=2700)),
     "own-64": (64, _own),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from dozan.chat.encode import Tokens
+from dozan.model.adapter import adapter_parameters
 from dozan.model.gemma3 import Gemma3, Gemma3Config
 
 TINY: dict[str, Any] = {
@@ -23,6 +24,15 @@ def tiny_model(seed: int = 0, **changes: Any) -> Gemma3:
     model = Gemma3(Gemma3Config.from_json({**TINY, **changes}))
     for name, parameter in model.named_parameters():
         torch.nn.init.normal_(parameter, std=0.2 if "norm" in name else 0.15)
+    return model
+
+
+def move_adapter(model: Gemma3) -> Gemma3:
+    """The model with random B in its adapter, which begins at zero, where it changes nothing."""
+    torch.manual_seed(5)
+    for name, parameter in adapter_parameters(model):
+        if name.endswith("lora_B"):
+            torch.nn.init.normal_(parameter, std=0.05)
     return model
 
 

@@ -8,11 +8,13 @@ import json
 import sys
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import dozan
 from bench import ablation, curve, ours
 from bench.ablation import METHODS, Grid, Variant, best_rate, record
 from bench.processes import Processes, over_seeds
@@ -138,8 +140,8 @@ def test_real_runs_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     out = tmp_path / "ablation.json"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(ablation, "METHODS", {"LoRA": (False, False), "rsLoRA + DoRA": (True, True)})
-    arguments = ["--out", str(out), "--rows", "12", "--batch", "8", "--epochs", "1", "--scored", "2", "--together",
-                 "2", "--ranks", "8,16", "--seeds", "1", "--rates", "2e-3"]  # fmt: skip
+    arguments = ["--out", str(out), "--rows", "8", "--batch", "4", "--epochs", "1", "--scored", "1", "--together",
+                 "2", "--ranks", "8,16", "--seeds", "1", "--rates", "1e-4"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["bench.ablation", *arguments])
     ablation.main()
     known = json.loads(out.read_text())
@@ -181,15 +183,18 @@ def test_one_seed_has_no_spread() -> None:
     assert over_seeds([0.25, 0.75])["spread"] == pytest.approx(0.3536)
 
 
-def test_a_run_that_training_gives_up_is_an_error_and_another_is_scored_on_its_side() -> None:
-    from dozan.demo import ROWS, TRAIN
+def test_a_run_that_training_gives_up_is_an_error_and_another_is_scored_on_its_side(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from dozan.demo import ROWS
     from dozan.rows.readers import read_rows
     from dozan.train.plan import make_plan
     from dozan.train.prepare import prepare
 
     sides = {"dev": read_rows(ROWS / "dev.jsonl")[:1], "test": read_rows(ROWS / "test.jsonl")[:1]}
     settings = ["train.max_steps=30", "train.batch_size=1", "train.warmup_steps=0", "adapter.alpha=64"]
-    job = prepare(read_rows(TRAIN)[:4], None, "mobile-actions", settings, [*sides["dev"], *sides["test"]])
+    monkeypatch.setattr(dozan, "evaluate", partial(dozan.evaluate, max_new_tokens=8))
+    job = prepare(read_rows(ROWS / "dev.jsonl")[1:5], None, "mobile-actions", settings, [*sides["dev"], *sides["test"]])
     found = ablation.one(job, sides, Variant("LoRA", 2, 1e30, 0, "test"))
     assert set(found) == {"error"} and "finite" in found["error"]
     recipe = override(job.plan.recipe, ["train.max_steps=1"])

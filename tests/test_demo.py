@@ -17,6 +17,7 @@ from dozan.errors import InputError
 from dozan.judge.evaluate import read_scores
 from dozan.rows.readers import read_rows
 
+pytestmark = pytest.mark.usefixtures("short_answers")
 demo = import_module("dozan.demo")
 ROWS = Path(dozan.EMBEDDED_BASE).parent / "mobile_actions_ar"
 Captured = pytest.CaptureFixture[str]

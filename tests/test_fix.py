@@ -275,13 +275,10 @@ def test_what_a_person_must_look_at_is_repaired_when_asked(change: Any, code: st
 
 def test_every_safe_code_can_be_left_out(tmp_path: Path) -> None:
     assert not SAFE & ASKED
-    rows = []
-    for seed in range(1):
-        content, _ = corpus(seed, {k: v for k, v in register_all().items() if not v.code.startswith("DZ1")})
-        rows.append(content)
     path = tmp_path / "rows.jsonl"
-    path.write_bytes(b"".join(rows))
+    path.write_bytes(corpus(0, {name: breaker for name, breaker in register_all().items() if breaker.code in SAFE})[0])
     found = fix([path], tmp_path / "o.jsonl", dry_run=True)
+    assert len(found.repairs) > 20
     for code in found.repairs:
         assert code not in fix([path], tmp_path / "o.jsonl", except_=[code], dry_run=True).repairs
         assert set(fix([path], tmp_path / "o.jsonl", only=[code], dry_run=True).repairs) == {code}

@@ -37,8 +37,13 @@ def both(
 
 
 @pytest.mark.parametrize("sliding", [False, True])
-@pytest.mark.parametrize(("heads", "key_heads"), [(1, 1), (4, 1), (4, 2), (3, 3)])
-@pytest.mark.parametrize(("prefix", "length"), [(0, 0), (128, 0), (128, 1), (128, 128), (384, 300), (1280, 1270)])
+@pytest.mark.parametrize(
+    ("heads", "key_heads", "prefix", "length"),
+    [
+        *((4, 2, *held) for held in ((0, 0), (128, 0), (128, 1), (128, 128), (1280, 1270))),
+        *((*heads, 384, 300) for heads in ((1, 1), (4, 1), (4, 2), (3, 3))),
+    ],
+)
 def test_equals_dense(heads: int, key_heads: int, prefix: int, length: int, sliding: bool) -> None:
     found, wanted = both(heads, key_heads, prefix, length, sliding, float("nan"), SLOTS)
     assert (found - wanted).abs().max() <= 1e-5

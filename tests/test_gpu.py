@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import tiny_model
+from models import move_adapter, tiny_model
 from torch import Tensor
 
 from dozan.chat.encode import Tokens
@@ -161,11 +161,7 @@ def adapted(*changes: str) -> tuple[Gemma3, Recipe]:
     model = tiny_model(head_dim=32).to("cuda", torch.bfloat16)
     hold_embedding(model, recipe.model, torch.device("cuda"))
     attach(model, recipe.adapter, 0)
-    torch.manual_seed(5)
-    for name, parameter in adapter_parameters(model):
-        if name.endswith("lora_B"):
-            torch.nn.init.normal_(parameter, std=0.05)
-    return model, recipe
+    return move_adapter(model), recipe
 
 
 def gradients(passes: Callable[[Batch, float, int], Tensor], model: Gemma3, batches: Sequence[Batch]) -> list[Tensor]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from models import tiny_model
+from models import move_adapter, tiny_model
 from test_gpu import adapted, gradients, pack, random_inputs, results, rows
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from dozan.judge.generate import generate_ids
 from dozan.kernels import norm, pack_attention, reference
 from dozan.kernels.attention_efficient import EfficientTrieAttention
 from dozan.kernels.precision import T4, determinism, emulated
-from dozan.model.adapter import adapter_parameters, attach
+from dozan.model.adapter import attach
 from dozan.model.gemma3 import Gemma3
 from dozan.pack import pack_rows
 from dozan.recipe import Recipe, override
@@ -97,11 +97,7 @@ def half(*changes: str) -> tuple[Gemma3, Recipe]:
     recipe = override(Recipe(), ["adapter.rank=4", "adapter.alpha=8", "train.batch_size=6", *changes])
     model = tiny_model(head_dim=32).to(CUDA, torch.float16)
     attach(model, recipe.adapter, 0)
-    torch.manual_seed(5)
-    for name, parameter in adapter_parameters(model):
-        if name.endswith("lora_B"):
-            torch.nn.init.normal_(parameter, std=0.05)
-    return model, recipe
+    return move_adapter(model), recipe
 
 
 def test_graphs_with_a_loss_scale_give_what_single_ops_give() -> None:

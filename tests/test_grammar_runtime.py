@@ -112,15 +112,15 @@ def last_logits(bundle: Bundle, text: list[int]) -> torch.Tensor:
 
 
 def test_an_answer_that_was_whole_stays_as_it_was(way: None) -> None:
-    rows = read_rows(TEST_ROWS)[:24]
+    rows = read_rows(TEST_ROWS)[:12]
     base = open_model(dozan.EMBEDDED_BASE)
     asked = [prompt_of(row, base) for row in rows]
-    free = generate(base, asked, 100)
-    held = generate(base, asked, 100, grammars=row_grammars(rows, base.chat))
+    free = generate(base, asked, 80)
+    held = generate(base, asked, 80, grammars=row_grammars(rows, base.chat))
     texts = [base.tokenizer.decode(found) for found in free]
     guides = Guides(base.tokenizer, stops(base), row_grammars(rows, base.chat))
     whole = [i for i, found in enumerate(free) if guides.accepts(i, found) and len(found) < 30]
-    assert len(whole) > 12 and any(FUNCTIONGEMMA.parse(texts[i]).calls for i in whole)
+    assert len(whole) > 4 and any(FUNCTIONGEMMA.parse(texts[i]).calls for i in whole)
     assert all(held[i] == free[i] for i in whole)
     assert all(not base.chat.parse(base.tokenizer.decode(found)).problems for found in held)
 
@@ -194,7 +194,7 @@ def test_a_stop_that_llama_cpp_does_not_know_ends_where_the_grammar_does(gguf: P
 
 
 def test_rows_are_scored_with_the_grammar(tmp_path: Path) -> None:
-    rows = read_rows(TEST_ROWS)[:24]
+    rows = read_rows(TEST_ROWS)[:12]
     scores = evaluate.evaluate(dozan.EMBEDDED_BASE, rows, max_new_tokens=80, grammar=True)
     assert scores.summary()["parse_failures"] == 0
 

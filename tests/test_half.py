@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import tiny_model
+from models import move_adapter, tiny_model
 from test_train import BASE, SMALL, Events, metrics, newest, some_rows, stop_after
 from torch import Tensor
 
@@ -44,11 +44,7 @@ def model_in(dtype: torch.dtype, large: bool, *changes: str) -> Gemma3:
                 norm.weight.data.add_(1).mul_(20_000)
     model.to(torch.float16).to(dtype)
     attach(model, recipe(*changes).adapter, 0)
-    torch.manual_seed(5)
-    for name, parameter in adapter_parameters(model):
-        if name.endswith("lora_B"):
-            torch.nn.init.normal_(parameter, std=0.05)
-    return model
+    return move_adapter(model)
 
 
 def pack(count: int = 6) -> Batch:

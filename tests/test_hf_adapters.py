@@ -49,14 +49,7 @@ def theirs(base: Any, **settings: Any) -> Any:
     """PEFT's adapter with random weights."""
     config = {"r": 4, "lora_alpha": 6, "target_modules": ["q_proj", "v_proj", "up_proj", "down_proj"], **settings}
     model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **config))
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_magnitude" in name:
-                parameter.mul_(1 + 0.3 * torch.rand(parameter.shape, generator=generator))
-            elif "lora_" in name:
-                parameter.normal_(std=0.1, generator=generator)
-    return model.eval()
+    return peft_adapters.randomised(model)
 
 
 def logits(model: Any) -> Tensor:

@@ -1,6 +1,6 @@
 """Checkpoint folders laid out as on the hub go the whole way: train, merge, transformers, GGUF, llama.cpp.
 
-`270m`: Gemma3ForCausalLM with the widths of the 270M and seven of its layers, one bf16 file, config as transformers 5
+`270m`: Gemma3ForCausalLM with the widths of the 270M and six of its layers, one bf16 file, config as transformers 5
 spells it.
 `4b`: Gemma3ForConditionalGeneration as the 4B's, scaled down: text under `language_model.` in two shards with an index,
 a vision tower and a projector, more embedding rows than tokens, rope factor 8, config as first published.
@@ -45,6 +45,7 @@ from dozan.ship.llamacpp import complete
 from dozan.ship.parity import reference_logits
 from dozan.train.loop import TrainResult
 
+pytestmark = pytest.mark.usefixtures("short_answers")
 ASSETS = Path(dozan.EMBEDDED_BASE).parent
 TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "chat_template.jinja")
 ROWS = 6
@@ -53,7 +54,7 @@ SMALL = ["train.max_steps=4", "train.batch_size=2", "adapter.rank=4", "adapter.a
 CHANGES = {"270m": ["adapter.dora=true"], "4b": ["adapter.rslora=true"]}
 GGUF = {"270m": "f16", "4b": "f32"}
 SHAPE_270M: dict[str, Any] = {
-    "vocab_size": 8192, "hidden_size": 640, "num_hidden_layers": 7, "num_attention_heads": 4, "num_key_value_heads": 1,
+    "vocab_size": 8192, "hidden_size": 640, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 1,
     "head_dim": 256, "intermediate_size": 2048, "sliding_window": 512, "query_pre_attn_scalar": 256,
     "max_position_embeddings": 32768, "dtype": "bfloat16",
 }  # fmt: skip

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from models import tiny_model
+from models import move_adapter, tiny_model
 from test_half import gradients, pack, recipe, relative, scale_of
 from test_train import BASE, Events, metrics, newest, some_rows, stop_after
 from torch import Tensor
 
 from dozan.errors import InputError, Interrupted
 from dozan.judge.generate import generate_ids
-from dozan.model.adapter import adapter_parameters, attach
+from dozan.model.adapter import attach
 from dozan.model.gemma3 import Gemma3
 from dozan.train import health, islands, loop, passes, recover, step
 from dozan.train.islands import widen
@@ -31,11 +31,7 @@ def small(*changes: str) -> Gemma3:
     """In float16, its adapters moved."""
     model = tiny_model(num_hidden_layers=3).to(torch.float16)
     attach(model, recipe(*changes).adapter, 0)
-    torch.manual_seed(5)
-    for name, parameter in adapter_parameters(model):
-        if name.endswith("lora_B"):
-            torch.nn.init.normal_(parameter, std=0.05)
-    return model
+    return move_adapter(model)
 
 
 def narrow_model(*changes: str) -> Gemma3:

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -380,12 +381,26 @@ def sealed_step(out: Path, number: int, text: str) -> Path:
     return checkpoint.save_checkpoint(out / "checkpoints", number, lambda f: (f / "a").write_text(text) and None, 9)
 
 
-def test_the_same_step_saved_again_while_it_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when a run went back and comes to the step once more."""
-    out, there = tmp_path / "run", tmp_path / "there"
+def recorded(out: Path) -> Path:
     out.mkdir()
     for name in mirror.RECORDS:
         (out / name).write_text("{}")
+    return out
+
+
+@dataclass(frozen=True)
+class Copying:
+    """A mirror in the midst of copying step 6, which goes on when `gate` is set."""
+
+    out: Path
+    there: Path
+    gate: threading.Event
+    copier: mirror.Mirror
+    copyfile: Callable[[Path, Path], Any]
+
+
+@pytest.fixture
+def copying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Copying:
     begun, gate, real = threading.Event(), threading.Event(), shutil.copyfile
 
     def slow(source: Path, target: Path) -> None:
@@ -394,9 +409,16 @@ def test_the_same_step_saved_again_while_it_is_copied(tmp_path: Path, monkeypatc
         real(source, target)
 
     monkeypatch.setattr(mirror.shutil, "copyfile", slow)
+    out, there = recorded(tmp_path / "run"), tmp_path / "there"
     copier = mirror.Mirror(out, there, 2)
-    copier.offer(sealed_step(out, 6, "once"))
+    copier.offer(sealed_step(out, 6, "old"))
     assert begun.wait(60)
+    return Copying(out, there, gate, copier, real)
+
+
+def test_the_same_step_saved_again_while_it_is_copied(copying: Copying) -> None:
+    """As when a run went back and comes to the step once more."""
+    out, there, gate, copier = copying.out, copying.there, copying.gate, copying.copier
     shutil.rmtree(out / "checkpoints")
     copier.offer(sealed_step(out, 6, "again"))
     gate.set()
@@ -405,36 +427,15 @@ def test_the_same_step_saved_again_while_it_is_copied(tmp_path: Path, monkeypatc
     assert (there / "checkpoints" / "step-000006" / "a").read_text() == "again"
 
 
-def test_a_copy_that_was_left_behind_writes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, there = tmp_path / "run", tmp_path / "there"
-    out.mkdir()
-    for name in mirror.RECORDS:
-        (out / name).write_text("{}")
-    begun, gate, real = threading.Event(), threading.Event(), shutil.copyfile
-
-    def slow(source: Path, target: Path) -> None:
-        begun.set()
-        gate.wait(60)
-        real(source, target)
-
-    monkeypatch.setattr(mirror.shutil, "copyfile", slow)
-    copier = mirror.Mirror(out, there, 2)
-    copier.offer(sealed_step(out, 6, "old"))
-    assert begun.wait(60)
+def test_a_copy_that_was_left_behind_writes_no_more(copying: Copying, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, there, gate, copier = copying.out, copying.there, copying.gate, copying.copier
     copier.close(0.01)
-    monkeypatch.setattr(mirror.shutil, "copyfile", real)
+    monkeypatch.setattr(mirror.shutil, "copyfile", copying.copyfile)
     mirror.copy_sealed(sealed_step(out, 6, "new"), there / "checkpoints" / "step-000006")
     gate.set()
     copier._thread.join(60)
     copied = there / "checkpoints" / "step-000006"
     assert not (there / "run.json").exists() and verify(copied) == [] and (copied / "a").read_text() == "new"
-
-
-def recorded(out: Path) -> Path:
-    out.mkdir()
-    for name in mirror.RECORDS:
-        (out / name).write_text("{}")
-    return out
 
 
 def test_a_mirror_says_what_it_does_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -143,14 +144,17 @@ def test_sides_share_no_template_and_no_now(what: str, where: str, held_out: lis
     assert keys(TRAIN).isdisjoint(keys(held_out))
 
 
+@cache
+def frames(where: str) -> set[str]:
+    """Folded, every sentence frame of a side."""
+    plain = [frame for dialect in DIALECTS for tool in TOOLS for group in build.cell_frames(dialect, tool, where)
+             for _, frame in group]
+    plain += [frame for dialect in DIALECTS for _, frame in build.cell_clauses(dialect, where)]
+    return {folded(build.masked(frame)) for frame in plain}
+
+
 @HELD_OUT
 def test_sides_share_no_sentence_frame(where: str, held_out: list[Row]) -> None:
-    def frames(where: str) -> set[str]:
-        plain = [frame for dialect in DIALECTS for tool in TOOLS for group in build.cell_frames(dialect, tool, where)
-                 for _, frame in group]
-        plain += [frame for dialect in DIALECTS for _, frame in build.cell_clauses(dialect, where)]
-        return {folded(build.masked(frame)) for frame in plain}
-
     train, other = frames("train"), frames(where)
     assert len(train) > 30_000 and len(other) > 200 and train.isdisjoint(other)
     seen = Neighbours()

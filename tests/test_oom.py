@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -66,25 +67,39 @@ def once(at: int) -> Fails:
     return lambda call, batch: call == at
 
 
-@pytest.mark.parametrize("late", [True, False])
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[str, ...]], Path]:
+    """A run with enough memory, made once for all that are compared with it."""
+
+    @lru_cache
+    def made(changes: tuple[str, ...]) -> Path:
+        out = tmp_path_factory.mktemp("whole") / "run"
+        run(out, recipe("train.max_steps=9", "train.save_steps=4", *changes))
+        return out
+
+    return made
+
+
 @pytest.mark.parametrize(
     "changes", [(), ("train.micro_batch_size=2",), ("pack=none",), ("pack=paths", "train.pack_tokens=90"),
                 ("adapter.dropout=0.2",)]
 )  # fmt: skip
-@pytest.mark.parametrize("fails", [once(6), above(40)], ids=["once", "above"])
+@pytest.mark.parametrize(
+    ("fails", "late"), [(once(6), True), (once(6), False), (above(40), True)], ids=["once late", "once early", "above"]
+)
 def test_the_run_is_the_one_without_it(
-    changes: tuple[str, ...], fails: Fails, late: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chosen = recipe("train.max_steps=9", "train.save_steps=4", *changes)
-    run(tmp_path / "whole", chosen)
+    changes: tuple[str, ...], fails: Fails, late: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    whole: Callable[[tuple[str, ...]], Path],
+) -> None:  # fmt: skip
+    chosen, without = recipe("train.max_steps=9", "train.save_steps=4", *changes), whole(changes)
     memory = Memory(monkeypatch, fails, late)
     result, events = run(tmp_path / "cut", chosen)
     if memory.failed == 0:
         assert chosen.pack == "none" and result.oom_retries == 0
         return
     assert result.oom_retries == memory.failed and result.steps == 9 and result.skipped_steps == 0
-    assert losses(tmp_path / "cut") == pytest.approx(losses(tmp_path / "whole"), rel=1e-6)
-    assert_close(weights(tmp_path / "cut"), weights(tmp_path / "whole"), 1e-5)
+    assert losses(tmp_path / "cut") == pytest.approx(losses(without), rel=1e-6)
+    assert_close(weights(tmp_path / "cut"), weights(without), 1e-5)
     assert events.notes().count("out of memory in a pack of") == memory.failed
     assert len(record(tmp_path / "cut")["oom_retries"]) == memory.failed
 

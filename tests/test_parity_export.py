@@ -22,6 +22,7 @@ from dozan.ship.parity_export import choose_rows, spread
 from dozan.ship.source import open_source
 from dozan.train.run import hash_base
 
+pytestmark = pytest.mark.usefixtures("short_answers")
 TURNS = ({"role": "user", "content": "كم الساعة الآن؟"}, {"role": "assistant", "content": "الثالثة"})
 ROWS = [Example(id=str(i), tools=(), messages=TURNS) for i in range(4)]
 

@@ -27,6 +27,7 @@ from dozan.train.run import hash_base
 
 pytest.importorskip("huggingface_hub")
 
+pytestmark = pytest.mark.usefixtures("short_answers")
 TOKEN = "hf_" + "s3cret" * 6
 REPO = "someone/phone-commands-ar"
 ROW = {"messages": [{"role": "user", "content": "كم الساعة الآن؟"}, {"role": "assistant", "content": "الثالثة"}]}

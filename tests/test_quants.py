@@ -24,10 +24,9 @@ QUANTISED = [kind for kind in KINDS if kind not in ("f32", "f16", "bf16")]
 WIDE = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "head_dim": 64,
         "query_pre_attn_scalar": 64}  # fmt: skip
 SHAPES: dict[str, dict[str, Any]] = {
-    "as 270M: 18 layers, rows of 320 and 512": {
-        **WIDE, "hidden_size": 320, "num_attention_heads": 4, "head_dim": 64, "num_hidden_layers": 18},
+    "as 270M: 18 layers, some rows no multiple of 256": {**WIDE, "hidden_size": 96, "num_hidden_layers": 18},
     "rows of 256 and 512, two queries a key": {**WIDE, "num_hidden_layers": 8, "num_key_value_heads": 2},
-    "rows of 64 and 96": {},
+    "rows of 320 and 96": {"hidden_size": 320},
 }  # fmt: skip
 
 

@@ -67,6 +67,7 @@ class Killed(BaseException):
     """As a kill: nothing catches it."""
 
 
+@pytest.mark.usefixtures("short_answers")
 def test_the_whole_way_and_on_again_after_a_kill(base: Path, data: Path, tmp_path: Path) -> None:
     out, said = tmp_path / "proof", list[str]()
 

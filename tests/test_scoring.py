@@ -19,13 +19,13 @@ from dozan.train.scoring import chosen_rows, settle_best
 from dozan.train.state import Progress
 
 ROWS = read_rows(TEST)[:40]
-SETTINGS = ["train.batch_size=8", "train.epochs=2", "score.rows=4", "score.steps=2", "score.max_new_tokens=24",
+SETTINGS = ["train.batch_size=4", "train.epochs=2", "score.rows=4", "score.steps=2", "score.max_new_tokens=24",
             "adapter.rank=4", "train.eval_steps=100", "train.save_steps=100"]  # fmt: skip
 
 
 def train(out: Path, *changes: str, on_event: Any = None) -> tuple[dozan.TrainResult, list[Event]]:
     events: list[Event] = []
-    result = dozan.train(ROWS[:32], None, out, overrides=[*SETTINGS, *changes], eval_data=ROWS[32:],
+    result = dozan.train(ROWS[:16], None, out, overrides=[*SETTINGS, *changes], eval_data=ROWS[32:],
                          on_event=on_event or events.append)  # fmt: skip
     return result, events
 
@@ -67,7 +67,7 @@ def test_a_run_ends_when_nothing_gets_better(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("by", ["strict", "normalised", "graded_f1"])
 def test_every_score_can_choose(by: str, tmp_path: Path) -> None:
-    result, _ = train(tmp_path / "run", f"score.by={by}", "train.epochs=1")
+    result, _ = train(tmp_path / "run", f"score.by={by}", "train.max_steps=2")
     assert result.best_score is not None and 0.0 <= result.best_score <= 1.0
 
 
@@ -87,7 +87,7 @@ def test_an_interrupted_run_keeps_its_best(tmp_path: Path) -> None:
 
 def test_nothing_held_out_is_said(tmp_path: Path) -> None:
     events: list[Event] = []
-    dozan.train(ROWS[:8], None, tmp_path / "run", overrides=[*SETTINGS, "data.holdout=0", "train.epochs=1"],
+    dozan.train(ROWS[:4], None, tmp_path / "run", overrides=[*SETTINGS, "data.holdout=0", "train.epochs=1"],
                 on_event=events.append)  # fmt: skip
     assert any("no row is held out" in event.get("text", "") for event in events)
 

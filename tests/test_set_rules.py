@@ -79,7 +79,7 @@ class Set:
     def check(self, held: Sequence[Example] = ()) -> list[Finding]:
         rules = SetRules("rows.jsonl")
         for facts, row in zip(facts_of([view_row(row, FUNCTIONGEMMA) for row in self.rows]), self.rows, strict=True):
-            rules.add(facts, row)
+            rules.add(facts, row.tools)
         for facts in facts_of([view_row(row, FUNCTIONGEMMA) for row in held]) if held else ():
             rules.add_eval(facts)
         return rules.findings()
@@ -407,7 +407,7 @@ def test_a_published_set_by_hand_count() -> None:
     rules = SetRules("dev_300.jsonl")
     rows = [Example(r["id"], tuple(r["tools"]), tuple(r["messages"]), {"dialect": r["dialect"]}, r["id"]) for r in raw]
     for facts, row in zip(facts_of([view_row(row, FUNCTIONGEMMA) for row in rows]), rows, strict=True):
-        rules.add(facts, row)
+        rules.add(facts, row.tools)
     found = {(finding.rule.name, finding.path): finding for finding in rules.findings()}
     assert found["position-bias", "tools"].count == first == sum(map(bool, calls)) == 274
     assert found["constant-refusal", "messages"].count == len(silent) == 26 and len(set(silent)) == 1

@@ -238,13 +238,13 @@ def test_a_process_that_was_suspended_is_not_taken_for_one_that_hangs(tmp_path: 
         "import sys, time\nfrom pathlib import Path\nfrom dozan.train.signals import StopRequest\n"
         "from dozan.train.watchdog import Watchdog\n"
         "with StopRequest() as stop, Watchdog(Path(sys.argv[1]), stop, 0.5):\n"
-        "    print('ready', flush=True)\n    for _ in range(120):\n        time.sleep(0.05)\n        stop.check()\n"
+        "    print('ready', flush=True)\n    for _ in range(80):\n        time.sleep(0.05)\n        stop.check()\n"
     )
     child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None and child.stdout.readline() == "ready\n"
     time.sleep(0.5)
     child.send_signal(signal.SIGSTOP)
-    time.sleep(4)
+    time.sleep(2)
     child.send_signal(signal.SIGCONT)
     assert child.wait(60) == 0 and not (tmp_path / STACKS).exists()
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import row, tiny_model
+from models import move_adapter, row, tiny_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -56,12 +56,7 @@ def recipe(*changes: str) -> Recipe:
 def adapted_model(chosen: Recipe, moved: bool = False) -> Gemma3:
     model = tiny_model()
     attach(model, chosen.adapter, chosen.train.seed)
-    if moved:
-        torch.manual_seed(5)
-        for name, parameter in adapter_parameters(model):
-            if name.endswith("lora_B"):
-                torch.nn.init.normal_(parameter, std=0.05)
-    return model
+    return move_adapter(model) if moved else model
 
 
 def gradients(plan: Plan, model: Gemma3, step: int = 0) -> tuple[float, dict[str, torch.Tensor]]:

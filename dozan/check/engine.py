@@ -1,12 +1,14 @@
 """`check`: files of rows through every rule in one pass, to a report; memory does not grow with the files.
 
-read (this process) -> view, row rules, facts (a process a core) -> set rules (this process) -> report.
+read (this process) -> view, row rules, facts (a process a core) -> set rules (this process) -> report. `check.shards`
+does the middle of it in parts, which may be made anywhere.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dozan.chat import chat_format, detect_chat
@@ -17,16 +19,19 @@ from dozan.check.reading_rules import reading_finding
 from dozan.check.report import FindingStore, Report
 from dozan.check.set_rules import SetRules
 from dozan.check.tokens import Sample, load_tokenizer, measure, tokenizer_findings
-from dozan.check.worker import Job, check_stream
+from dozan.check.worker import Checked, Job, check_stream
 from dozan.errors import InputError
 from dozan.rows.example import Example, Json
 from dozan.rows.readers import read_examples
 from dozan.rows.records import Broken
+from dozan.rows.shapes import Options
+from dozan.rows.tool_lists import Tools
 
 EMBEDDED = Path(__file__).parents[1] / "assets" / "base"
 _FIRST = 100
 
 Progress = Callable[[int], None]
+Add = Callable[[Finding], None]
 
 
 def check(
@@ -51,28 +56,54 @@ def check(
     and for unknown codes, formats and shapes; everything else is a finding.
     """
     started = time.perf_counter()
-    if not files:
-        raise InputError("check: no file; name one or more files of rows")
-    wanted = choose_codes(only, except_)
-    folder = Path(model) if model is not None else EMBEDDED
-    form = _chat(chat, folder if model is not None else None, files[0], shape)
-    job = Job(form, str(folder), max_tokens, _any(wanted, "row"), _any(wanted, "set"))
-    run = _Run(job, wanted, shape, processes, progress, ", ".join(map(str, files)))
-    for file in files:
-        run.read(file, is_eval=False)
-    for file in eval_files:
-        run.read(file, is_eval=True)
-    tokenizer = run.finish(folder if model is not None else None)
+    checks = checks_for(files, shape, model, chat, max_tokens, only, except_)
+    found = Found(checks.wanted, ", ".join(map(str, files)))
+    reading = Reading(shape, found.add)
+    count = 0
+    for file, is_eval in [*((file, False) for file in files), *((file, True) for file in eval_files)]:
+        for example, checked in check_stream(reading.examples(file, is_eval), checks.job, processes):
+            found.row(checked, example.tools, is_eval)
+            count += 1
+            if progress is not None and count % 1_000 == 0:
+                progress(count)
+    found.finish(checks.job.with_facts)
+    tokenizer = reading.judge(checks, found.add)
+    stats = {**reading.stats(), **found.stats(), "chat": checks.job.chat, "tokenizer": tokenizer}
     return Report(
         files=tuple(map(str, files)),
         eval_files=tuple(map(str, eval_files)),
-        shapes=tuple(run.said),
-        rows=run.rows,
-        unread=run.unread,
+        shapes=tuple(reading.said),
+        rows=reading.rows,
+        unread=reading.unread,
         seconds=time.perf_counter() - started,
-        bytes_a_row=run.sets.repeats.index.bytes_a_row,
-        findings=run.store,
-        stats={**run.stats(), "chat": form, "tokenizer": tokenizer},
+        bytes_a_row=found.sets.repeats.index.bytes_a_row,
+        findings=found.store,
+        stats=stats,
+    )
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What is checked and how: the job of the row rules, the codes that are wanted, and the tokenizer to be judged:
+    that of the model, if one is named."""
+
+    job: Job
+    wanted: frozenset[str]
+    model: Path | None
+
+
+def checks_for(
+    files: Sequence[str | Path], shape: str | None, model: str | Path | None, chat: str, max_tokens: int,
+    only: Sequence[str], except_: Sequence[str],
+) -> Checks:  # fmt: skip
+    """What `check` is to do. Raises InputError."""
+    if not files:
+        raise InputError("check: no file; name one or more files of rows")
+    wanted = choose_codes(only, except_)
+    folder = Path(model) if model is not None else None
+    form = _chat(chat, folder, files[0], shape)
+    return Checks(
+        Job(form, str(folder or EMBEDDED), max_tokens, _any(wanted, "row"), _any(wanted, "set")), wanted, folder
     )
 
 
@@ -107,59 +138,80 @@ def _chat(name: str, model: Path | None, file: str | Path, shape: str | None) ->
     return "gemma3"
 
 
-class _Run:
-    """One check under way."""
+class Reading:
+    """What reading alone tells of files: shapes, counts, what is broken, and a sample for the tokenizer.
 
-    def __init__(
-        self, job: Job, wanted: frozenset[str], shape: str | None, processes: int | None, progress: Progress | None,
-        place: str,
-    ) -> None:  # fmt: skip
-        self.store = FindingStore()
-        self.sets = SetRules(place)
+    add: gets the findings. beside: files that rows named and that were read with them.
+    """
+
+    def __init__(self, shape: str | None, add: Add) -> None:
         self.said: list[str] = []
         self.rows: dict[str, int] = {}
+        self.eval_rows = 0
         self.unread = 0
-        self._job, self._wanted, self._shape = job, wanted, shape
-        self._processes, self._progress = processes, progress
+        self.beside: list[Path] = []
+        self._shape, self._add = shape, add
         self._sample = Sample()
-        self._total = 0
-        self._eval_rows = 0
 
-    def read(self, file: str | Path, is_eval: bool) -> None:
-        """One file, through the row rules and into the set rules."""
-        count = 0
-        for example, (findings, facts) in check_stream(self._examples(file), self._job, self._processes):
-            count += 1
-            for finding in findings:
-                self._add(finding)
-            if facts is not None and is_eval:
-                self.sets.add_eval(facts)
-            elif facts is not None:
-                self.sets.add(facts, example)
+    def examples(self, file: str | Path, is_eval: bool) -> Iterator[Example]:
+        """The rows of a file that can be read."""
+        self.rows.setdefault(str(file), 0)
+        options = Options(beside=self.beside)
+        for example in read_examples(file, self._shape, self._broken, self.said.append, options):
+            self.rows[str(file)] += 1
+            self.eval_rows += is_eval
             if not is_eval:
                 self._sample.add(example)
-            if self._progress is not None and count % 1_000 == 0:
-                self._progress(self._total + count)
-        self.rows[str(file)] = self.rows.get(str(file), 0) + count
-        self._total += count
-        self._eval_rows += count if is_eval else 0
+            yield example
 
-    def finish(self, model: Path | None) -> dict[str, Json]:
-        """The findings of the set and of the tokenizer, whose figures are returned."""
-        if self._job.with_facts:
-            for finding in self.sets.findings():
-                self._add(finding)
-        figures = measure(load_tokenizer(model or EMBEDDED), *self._sample.texts(), name=str(model or "embedded base"))
-        for finding in tokenizer_findings(figures) if model is not None else ():
-            self._add(finding)
+    def stats(self) -> dict[str, Json]:
+        """How many rows are trained, and how many are held out."""
+        return {"rows": sum(self.rows.values()) - self.eval_rows, "eval_rows": self.eval_rows}
+
+    def judge(self, checks: Checks, add: Add) -> dict[str, Json]:
+        """The figures of the tokenizer on the sample; what they mean goes to `add` when it is the model's."""
+        name = str(checks.model or "embedded base")
+        figures = measure(load_tokenizer(checks.job.tokenizer), *self._sample.texts(), name=name)
+        for finding in tokenizer_findings(figures) if checks.model is not None else ():
+            add(finding)
         return figures.to_dict()
+
+    def _broken(self, broken: Broken) -> None:
+        self.unread += 0 if broken.usable else 1
+        self._add(reading_finding(broken))
+
+
+class Found:
+    """The findings that are wanted, of rows as they come and then of their set, which is called `place`."""
+
+    def __init__(self, wanted: frozenset[str], place: str) -> None:
+        self.store = FindingStore()
+        self.sets = SetRules(place)
+        self._wanted = wanted
+
+    def add(self, finding: Finding) -> None:
+        if finding.code in self._wanted:
+            self.store.add(finding)
+
+    def row(self, checked: Checked, tools: Tools, is_eval: bool) -> None:
+        """A row: the training rows in order, then the evaluation rows."""
+        findings, facts = checked
+        for finding in findings:
+            self.add(finding)
+        if facts is not None and is_eval:
+            self.sets.add_eval(facts)
+        elif facts is not None:
+            self.sets.add(facts, tools)
+
+    def finish(self, with_sets: bool) -> None:
+        """The findings of the set."""
+        for finding in self.sets.findings() if with_sets else ():
+            self.add(finding)
 
     def stats(self) -> dict[str, Json]:
         """What the training rows are made of."""
         balance = self.sets.balance
         return {
-            "rows": self._total - self._eval_rows,
-            "eval_rows": self._eval_rows,
             "with_tools": balance.with_tools,
             "calls": balance.calls.total,
             "no_call": balance.no_call.count,
@@ -167,14 +219,3 @@ class _Run:
             "dialects": dict(balance.dialects.top()),
             "tools": dict(balance.calls.top()),
         }
-
-    def _examples(self, file: str | Path) -> Iterator[Example]:
-        yield from read_examples(file, self._shape, self._broken, self.said.append)
-
-    def _broken(self, broken: Broken) -> None:
-        self.unread += 0 if broken.usable else 1
-        self._add(reading_finding(broken))
-
-    def _add(self, finding: Finding) -> None:
-        if finding.code in self._wanted:
-            self.store.add(finding)

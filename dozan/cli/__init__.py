@@ -22,9 +22,11 @@ from dozan.cli.doctor import doctor
 from dozan.cli.export import export
 from dozan.cli.grammar import grammar
 from dozan.cli.init import init
+from dozan.cli.join import join
 from dozan.cli.plan import plan
 from dozan.cli.purposes import forget
 from dozan.cli.push import push
+from dozan.cli.ranks import Gpus, Port, Restarts, may_ask, trained_by_ranks
 from dozan.cli.render_diff import render_diff
 from dozan.cli.reproduce import reproduce
 from dozan.cli.resume import resume
@@ -34,6 +36,8 @@ from dozan.cli.serve import serve
 from dozan.cli.sweep import sweep
 from dozan.errors import InputError, Interrupted
 from dozan.redact import redact
+from dozan.world import is_silenced
+from dozan.world.status import report_status
 
 BAD_INPUT, INTERRUPTED = 2, 75
 USAGE_ERROR = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
@@ -88,6 +92,7 @@ def demo(
 
 @app.command()
 def train(
+    context: typer.Context,
     model: Model = dozan.EMBEDDED_BASE,
     data: Data = None,
     out: Annotated[Path, typer.Option(help="The run's folder.", metavar="DIR")] = Path("output/run"),
@@ -116,6 +121,9 @@ def train(
         typer.Option(help="Whose bytes to train on: ollama, llama.cpp or litert-lm.", metavar="RUNTIME",
                      show_default="transformers", autocompletion=complete.one_of(*complete.TARGETS)),
     ] = None,
+    gpus: Gpus = 1,
+    restarts: Restarts = None,
+    port: Port = None,
 ) -> None:
     """Train an adapter, or every weight, on rows; held-out rows measure its loss."""
     settings = [*(settings or ()), *([f"data.target={target}"] if target is not None else ())]
@@ -126,8 +134,8 @@ def train(
         typer.echo(dump(load_recipe(recipe or _recipe_of(model), settings)), nl=False)
     elif data is None:
         raise InputError("--data is missing: name a JSONL file of rows, for example --data rows.jsonl")
-    else:
-        may = adapt or (_agrees if sys.stdin.isatty() and sys.stdout.isatty() else False)
+    elif not trained_by_ranks(context, gpus, restarts, port):
+        may = adapt or (_agrees if may_ask() else False)
         dozan.train(data, model, out, recipe, settings, eval_data, force=force, precision=precision, adapt=may)
 
 
@@ -137,6 +145,7 @@ app.command()(runs)
 app.command()(clean)
 app.command()(doctor)
 app.command()(plan)
+app.command()(join)
 app.command()(compare)
 app.command()(grammar)
 app.command()(render_diff)
@@ -180,20 +189,30 @@ def evaluate(
     grammar: Annotated[
         bool, typer.Option("--grammar", help="Hold answers to the tools' schemas: no malformed call.")
     ] = False,
+    shard: Annotated[
+        str | None, typer.Option(help="Score part I of N alone, into --json; dozan join joins them.", metavar="I/N")
+    ] = None,
 ) -> None:
     """Score a run, a checkpoint or a GGUF file on rows."""
-    from dozan.cli.evaluate import evaluate_rows
-
-    if purpose is not None:
-        from dozan.cli.purposes import evaluate_for
-
-        if predictions is not None or preset is not None or grammar:
-            raise InputError("--purpose: has scores of its own; leave --predictions, --preset and --grammar out")
-        return evaluate_for(purpose, model, data, json_file, html, limit, max_new_tokens or 512)
-
+    if purpose is not None and (predictions is not None or preset is not None or grammar):
+        raise InputError("--purpose: has scores of its own; leave --predictions, --preset and --grammar out")
     if predictions is not None and (model != dozan.EMBEDDED_BASE or grammar):
         raise InputError("--predictions are scored without a model: give one, predictions or --model (and --grammar)")
-    evaluate_rows(data, model, json_file, limit, max_new_tokens or 256, predictions, preset, grammar, html)
+    from dozan.cli.evaluate import evaluate_part, evaluate_ranks, evaluate_rows
+    from dozan.ship.sharded import Asked
+
+    tokens = max_new_tokens or (256 if purpose is None else 512)
+    asked = Asked(data, model, limit, tokens, predictions, preset, purpose, grammar)
+    if shard is not None:
+        evaluate_part(asked, shard, json_file, html)
+    elif evaluate_ranks(asked, json_file, html):
+        return
+    elif purpose is not None:
+        from dozan.cli.purposes import evaluate_for
+
+        evaluate_for(purpose, model, data, json_file, html, limit, tokens)
+    else:
+        evaluate_rows(data, model, json_file, limit, tokens, predictions, preset, grammar, html)
 
 
 @app.command()
@@ -243,8 +262,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a verb and exit: 0 done, 2 what was given cannot be used, 75 stopped but resumable, 1 the rest."""
     sys.excepthook = _show_redacted
     try:
-        given = list(arguments) if arguments is not None else None
-        sys.exit(app(args=given, prog_name="dozan", standalone_mode=False) or 0)
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        sys.exit(app(args=given, prog_name="dozan", standalone_mode=False, obj=given) or 0)
     except USAGE_ERROR as error:
         _leave_usage(error)
     except typer.Abort:
@@ -264,8 +283,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _leave(message: str, code: int, name: str = "dozan: ") -> NoReturn:
     from dozan.arabic_errors import told
 
-    print(told(redact(message), redact(f"{name}{message}")), file=sys.stderr)
-    sys.exit(code)
+    if not is_silenced():
+        print(told(redact(message), redact(f"{name}{message}")), file=sys.stderr)
+    sys.exit(report_status(code))
 
 
 def _leave_usage(error: typer.BadParameter) -> NoReturn:
@@ -274,7 +294,7 @@ def _leave_usage(error: typer.BadParameter) -> NoReturn:
     shown = io.StringIO()
     error.show(file=shown)
     print(told(redact(error.format_message()), shown.getvalue().removesuffix("\n")), file=sys.stderr)
-    sys.exit(error.exit_code)
+    sys.exit(report_status(error.exit_code))
 
 
 def _show_redacted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -16,6 +16,9 @@ CARDS = (
     "t4", "rtx2080ti", "rtx3060-12g", "rtx3090", "rtx4060ti-16g", "rtx4090", "rtx5090", "a10", "l4", "a6000", "l40s",
     "a100-40", "a100-80", "h100", "h200", "b200",
 )  # fmt: skip
+LINKS = (
+    "nvlink-3", "nvlink-4", "nvlink-5", "pcie-3", "pcie-4", "pcie-5", "ethernet-25", "ethernet-100", "infiniband-400",
+)  # fmt: skip
 EMBEDDED = "dozan:embedded"
 _DEPTH, _DEPTH_TYPED = 4, 2
 """Folders looked into below output/, and below one that was typed, which may be any and large."""

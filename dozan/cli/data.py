@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,8 @@ from dozan.cli import complete
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from dozan.rows.parts import Part
 
 EMBEDDED_NAME = "the embedded base"
 
@@ -59,11 +62,17 @@ def check(
     only: Only = None,
     except_: Except = None,
     max_tokens: Annotated[int, typer.Option(min=8, help="The longest row that is trained.", metavar="N")] = 4096,
+    shard: Annotated[
+        str | None, typer.Option(help="Check part I of N alone, into --json; dozan join joins them.", metavar="I/N")
+    ] = None,
 ) -> None:
     """Find everything that is wrong with rows, in one pass."""
     import dozan.data as data
     from dozan.check.report_text import print_report
 
+    if shard is not None:
+        _check_part(shard, json_file, html, files, model, shape, eval_data or (), only or (), except_ or (), max_tokens)
+        return
     with _console(stderr=True).status("reading") as status:
         report = data.check(
             files, model, shape, eval_data or (), only or (), except_ or (), max_tokens, json_file, html,
@@ -201,6 +210,45 @@ def stats(files: Files, model: Model = dozan.EMBEDDED_BASE, shape: Shape = None,
     if json_file is not None:
         _write(json_file, found.to_dict())
     print_stats(found, _console())
+
+
+def _check_part(
+    shard: str, out: Path | None, html: Path | None, files: Sequence[str], model: str | None, shape: str | None,
+    eval_data: Sequence[str], only: Sequence[str], except_: Sequence[str], max_tokens: int,
+) -> None:  # fmt: skip
+    """One part of a check; what it finds is judged when all parts are joined."""
+    from dozan.check.shards import check_shard
+    from dozan.model.hub import resolve_model
+    from dozan.rows.parts import part_file
+    from dozan.rows.shards import read_shard
+
+    which, path = read_shard(shard), part_file(out, html)
+    folder = None if model is None else resolve_model(model)
+    with _console(stderr=True).status("reading") as status:
+        done = check_shard(
+            which, path, files, shape, folder, eval_data, max_tokens=max_tokens, only=only, except_=except_,
+            progress=lambda rows: status.update(f"checked {rows:,} rows"),
+        )  # fmt: skip
+    typer.echo(f"part {which}: {done.own:,} of {done.rows:,} rows, {done.errors:,} errors in them: {path}")
+
+
+def print_joined(parts: Sequence[Part], json_file: Path | None, html: Path | None) -> None:
+    """What `dozan join` does with the parts of a check: print and write the report, and leave as `check` does."""
+    from dozan.check.report_text import print_report
+    from dozan.check.shards import join_checks, require_same_files
+
+    report = join_checks(parts)
+    about = next(part.head for part in parts if part.head.shard.index == 1)
+    if html is not None:
+        from dozan.check.report_page import write_report_page
+
+        require_same_files(about)
+        write_report_page(html, report, shape=about.about["shape"])
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        report.to_json(json_file)
+    print_report(report, _console())
+    raise typer.Exit(report.exit_code)
 
 
 def _console(stderr: bool = False) -> Console:

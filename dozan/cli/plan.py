@@ -40,7 +40,17 @@ def plan(
             autocompletion=complete.one_of(*complete.CARDS),
         ),
     ] = None,
-    gpus: Annotated[int, typer.Option(min=1, help="How many of them.", metavar="N")] = 1,
+    gpus: Annotated[int, typer.Option(min=1, help="How many of them divide each step.", metavar="N")] = 1,
+    link: Annotated[
+        str | None,
+        typer.Option(
+            help="What joins them: nvlink-4, pcie-4, ethernet-25 ...", show_default="as the card's", metavar="NAME",
+            autocompletion=complete.one_of(*complete.LINKS),
+        ),
+    ] = None,
+    per_machine: Annotated[
+        int | None, typer.Option(min=1, help="GPUs of a machine.", show_default="8; 1 with a network", metavar="N")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="One setting, such as adapter.rank=64.", metavar="KEY=VALUE")
     ] = None,
@@ -52,28 +62,38 @@ def plan(
     html: Annotated[Path | None, typer.Option(help="Write the plan as a page.", metavar="FILE")] = None,
 ) -> None:
     """What a run would take: memory, longest row, hours."""
-    from rich.console import Console
-
-    from dozan.train.memory_text import html as as_html
-    from dozan.train.memory_text import print_plan
-
     if quantise not in (None, "none", "nf4"):
         raise InputError(f"--quantise {quantise!r}: none or nf4")
 
     def planned(adapt: bool) -> MemoryPlan:
-        return dozan.plan(rows, model, recipe, gpu, gpus, settings or (), adapt, quantise)  # type: ignore[arg-type]
+        return dozan.plan(
+            rows, model, recipe, gpu, gpus, settings or (), adapt, quantise, link, per_machine  # type: ignore[arg-type]
+        )  # fmt: skip
 
-    found, console = planned(adapt), Console(highlight=False)
-    print_plan(found, console)
+    found = _shown(planned(adapt))
     asks = not found.fit.fits and found.fit.possible and sys.stdin.isatty() and sys.stdout.isatty()
     if asks and typer.confirm("Change the training as above, so that it fits?"):
-        found = planned(True)
-        print_plan(found, console)
+        found = _shown(planned(True))
     if found.fit.fits and any(step.changes_training for step in found.fit.steps):
         typer.echo("to train so: " + " ".join(f"--set '{text}'" for text in found.fit.settings))
+    _write(found, json_file, html)
+    raise typer.Exit(found.exit_code)
+
+
+def _shown(found: MemoryPlan) -> MemoryPlan:
+    from rich.console import Console
+
+    from dozan.train.memory_text import print_plan
+
+    print_plan(found, Console(highlight=False))
+    return found
+
+
+def _write(found: MemoryPlan, json_file: Path | None, html: Path | None) -> None:
+    from dozan.train.memory_text import html as as_html
+
     for path, text in ((json_file, lambda: json.dumps(found.to_dict(), ensure_ascii=False, indent=1) + "\n"),
                        (html, lambda: as_html(found))):  # fmt: skip
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text(), encoding="utf-8")
-    raise typer.Exit(found.exit_code)

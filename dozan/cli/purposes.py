@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dozan.cli import complete
+
+if TYPE_CHECKING:
+    from dozan.judge.purposes import PurposeScores
 
 
 def forget(
@@ -61,13 +64,19 @@ def evaluate_for(
     limit: int | None = None, max_new_tokens: int = 512,
 ) -> None:  # fmt: skip
     """What `dozan eval --purpose` does: score, print one table, write what was asked for."""
+    from dozan.ship.purposed import evaluate_purpose
+    from dozan.terminal import progress
+
+    print_purpose(evaluate_purpose(purpose, model, data, progress, max_new_tokens, limit), model, json_file, html)
+
+
+def print_purpose(scores: PurposeScores, model: str, json_file: Path | None, html: Path | None) -> None:
+    """Prints the scores of one model and writes what was asked for."""
     from dozan.judge.purposes import guard_note
     from dozan.judge.purposes_page import html as as_html
     from dozan.judge.purposes_page import table
-    from dozan.ship.purposed import evaluate_purpose
-    from dozan.terminal import console, progress
+    from dozan.terminal import console
 
-    scores = evaluate_purpose(purpose, model, data, progress, max_new_tokens, limit)
     runs = {Path(model).name: scores}
     console.print(table(runs))
     if note := guard_note(scores):

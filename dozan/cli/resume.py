@@ -9,10 +9,12 @@ import typer
 
 import dozan
 from dozan.cli import complete
+from dozan.cli.ranks import Gpus, Port, Restarts, trained_by_ranks
 from dozan.errors import InputError
 
 
 def resume(
+    context: typer.Context,
     run: Annotated[
         Path, typer.Argument(help="The folder of a run that was stopped.", metavar="RUN", autocompletion=complete.runs)
     ],
@@ -21,6 +23,9 @@ def resume(
         list[str] | None,
         typer.Option("--set", help="A setting that changes no weight: train.save_steps=50.", metavar="KEY=VALUE"),
     ] = None,
+    gpus: Gpus = 1,
+    restarts: Restarts = None,
+    port: Port = None,
 ) -> None:
     """Go on with a stopped run, from its newest checkpoint."""
     from dozan.rows import kept
@@ -41,5 +46,7 @@ def resume(
     if changed is not None:
         raise InputError(f"{changed}; give the command of the run again, with --set for what is to change: dozan train "
                          f"… --out {run}")  # fmt: skip
+    if trained_by_ranks(context, gpus, restarts, port):
+        return
     dozan.train(rows, given.get("model"), run, str(recipe), settings or (), given.get("eval_data"),
                 force=bool(given.get("force")), precision=given.get("precision", "auto"))  # fmt: skip

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from dozan.errors import InputError
-from dozan.judge.generate import _Batch as Answering
-from dozan.judge.generate import _check, effort
+from dozan.judge.generate import Answering, effort, require_answerable
 from dozan.model.gemma3 import Gemma3
 
 DEFAULT_NEW_TOKENS = 256
@@ -118,7 +117,7 @@ def generate_ids(
     InputError for an empty or too long one."""
     if streamer is not None and len(prompts) > 1:
         raise InputError("generate: a streamer tells one answer; give one prompt")
-    _check(prompts, most, model.config.max_position_embeddings)
+    require_answerable(prompts, most, model.config.max_position_embeddings)
     order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
     batch = _Told(model.eval(), [prompts[row] for row in order], most, stops, draw, streamer)
     if streamer is not None:

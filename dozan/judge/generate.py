@@ -95,7 +95,7 @@ def generate_ids(
 ) -> list[list[int]]:
     """`generate` for a bare model; `stops` are the ids that end a row, `guides` hold the rows to their grammars."""
     context = model.config.max_position_embeddings
-    _check(prompts, max_new_tokens, context)
+    require_answerable(prompts, max_new_tokens, context)
     if guides is not None:
         guides.check_limits([min(max_new_tokens, context - len(prompt)) for prompt in prompts])
     answers: list[list[int]] = [[] for _ in prompts]
@@ -120,7 +120,7 @@ def _answers(
     groups = group_prompts(prompts, max_new_tokens, batch_rows or means.batch_rows, own_slots, means.batch_cost)
     orders = [sorted(group.rows, key=lambda row: -len(prompts[row])) for group in groups]
     batches = [
-        _Batch(
+        Answering(
             model, [prompts[row] for row in rows], group.shared, max_new_tokens, stops, means.prefill_tokens,
             None if guides is None else [guides.begin(row) for row in rows],
         )  # fmt: skip
@@ -194,7 +194,8 @@ def _slot_values(model: Gemma3) -> int:
     return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
 
 
-def _check(prompts: Sequence[Sequence[int]], max_new_tokens: int, context: int) -> None:
+def require_answerable(prompts: Sequence[Sequence[int]], max_new_tokens: int, context: int) -> None:
+    """InputError that names prompts without a token and those that fill the context, or no new token asked for."""
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens}; it must be at least 1 (256 is the default)")
     empty = [str(i) for i, prompt in enumerate(prompts) if not prompt]
@@ -282,8 +283,11 @@ class CachedAttention:
         return mixed.unflatten(2, (-1, self.width)).flatten(1, 2)[self.row, :, self.column]
 
 
-class _Batch:
-    """Rows that share their first tokens, from prompt to answer; the longest prompt comes first."""
+class Answering:
+    """A batch of rows that share their first `shared` tokens, from prompt to answer; the longest prompt comes first.
+
+    `run` fills `answers`, the new ids of each row without the stop token that ended it.
+    """
 
     def __init__(
         self, model: Gemma3, prompts: Sequence[Sequence[int]], shared: int, max_new_tokens: int, stops: set[int],

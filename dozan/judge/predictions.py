@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 from dozan.chat.functiongemma import FUNCTIONGEMMA
@@ -10,15 +10,19 @@ from dozan.errors import InputError
 from dozan.judge.score import query, tool_set
 from dozan.rows.errors import Errors
 from dozan.rows.example import Example, Json
+from dozan.rows.groups import hash_text
 from dozan.rows.records import Broken, read_records
 
 
-def read_predictions(path: str | Path, examples: Sequence[Example]) -> dict[str, str]:
+def read_predictions(
+    path: str | Path, examples: Sequence[Example], others: Container[int] = frozenset()
+) -> dict[str, str]:
     """Each prediction's text by its row's id.
 
     A prediction is the generated text, or a list of calls `{"name", "arguments"}`, which is written as FunctionGemma
     writes it. Where a line also has `tools` (declarations, or `RowScore.tools`) or `query`, they must be those of the
-    row. Raises one InputError for everything that is broken. Whether each row has a prediction is not checked here.
+    row. Predictions for `others`, rows by the hashes of their ids, are read and passed over. Raises one InputError for
+    everything that is broken. Whether each row has a prediction is not checked here.
     """
     rows = {example.id: example for example in examples}
     found: dict[str, str] = {}
@@ -30,6 +34,8 @@ def read_predictions(path: str | Path, examples: Sequence[Example]) -> dict[str,
             continue
         try:
             name, text = _read(record.value, record.place)
+            if hash_text(name) in others:
+                continue
             if name in found:
                 raise InputError(f"{record.place}: id: {name!r} comes twice; give one prediction for a row")
             if name in rows:

@@ -24,9 +24,10 @@ from dozan.judge.purposes_loss import RowLoss
 from dozan.judge.sandbox import DEFAULT, KERNEL_GUARDS, Limits, run_all
 from dozan.rows.errors import Errors
 from dozan.rows.example import Example, Json
-from dozan.rows.purposes import PURPOSES, purpose_named, read_for
+from dozan.rows.purposes import PURPOSES, purpose_named, stream_for
 from dozan.rows.readers import raise_all
 from dozan.rows.records import Broken, read_records
+from dozan.rows.shards import Shard, own_rows
 
 OnProgress = Callable[[int, int], None]
 JUDGED = ("code", "reasoning")
@@ -88,12 +89,20 @@ class PurposeScores:
 def read_purpose(name: str, path: str | Path, limit: int | None = None) -> list[Example]:
     """The rows of a file for a purpose; for code each with its tests, which the question shows when the row's own text
     does not name the function. Raises InputError for a file that cannot be read, and for code without tests."""
+    return read_purpose_shard(name, path, Shard(1, 1), limit)[0]
+
+
+def read_purpose_shard(
+    name: str, path: str | Path, shard: Shard, limit: int | None = None, beside: list[Path] | None = None
+) -> tuple[list[Example], int]:
+    """Of what `read_purpose` gives the rows of a shard, and how many all are. beside: as for `stream_for`."""
     purpose_named(name)
-    examples = _read_humaneval(path) if name == "code" and _is_humaneval(path) else read_for(name, path)
-    examples = examples[:limit]
-    if not examples:
+    is_humaneval = name == "code" and _is_humaneval(path)
+    rows = _read_humaneval(path) if is_humaneval else stream_for(name, path, beside=beside)
+    examples, total = own_rows(rows, shard, limit)
+    if not total:
         raise InputError(f"{path}: no rows to score; give at least one")
-    return [_with_tests(example) for example in examples] if name == "code" else examples
+    return [_with_tests(example) for example in examples] if name == "code" else examples, total
 
 
 def score_purpose(

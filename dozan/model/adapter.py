@@ -23,6 +23,7 @@ from dozan.errors import InputError
 from dozan.kernels.geglu import geglu
 from dozan.kernels.low_rank import LowRank, low_rank_linears, merged_row_norms, row_norms
 from dozan.kernels.nf4 import NF4, dequantise
+from dozan.model.gathered import each_gathered, is_part, is_sharded
 from dozan.model.quantised import QuantisedLinear
 from dozan.recipe import AdapterRecipe
 
@@ -90,7 +91,7 @@ class AdaptedLinear(nn.Module):
         """W [O, I], as it is held."""
         if self.quantised is not None:
             return self.quantised.nf4
-        assert self.weight is not None
+        assert self.weight is not None and not is_part(self.weight), f"the layer of {self.name} must be gathered first"
         return self.weight
 
     @property
@@ -166,19 +167,29 @@ def attach(model: nn.Module, recipe: AdapterRecipe, seed: int) -> None:
     when `recipe.targets` names no linear.
     """
     assert not adapted(model), "the model has adapters already"
-    found = targets(model, recipe)
+    attach_each(model, {name: recipe for name in target_names(model, recipe)}, seed)
+
+
+def target_names(model: nn.Module, recipe: AdapterRecipe) -> list[str]:
+    """The names of what `targets` gives. Raises InputError when `recipe.targets` names no linear."""
+    found = [name for name, _ in targets(model, recipe)]
     if not found:
         raise InputError(f"adapter.targets {list(recipe.targets)} names no linear of this model; try [q_proj, v_proj]")
-    attach_each(model, {name: recipe for name, _ in found}, seed)
+    return found
 
 
 def attach_each(model: nn.Module, recipes: Mapping[str, AdapterRecipe], seed: int) -> None:
     """Freeze the model and put an adapter of its own on each of some linears, by name, in place."""
     model.requires_grad_(False)
     for name, recipe in recipes.items():
-        linear, (parent, _, child) = model.get_submodule(name), name.rpartition(".")
-        assert isinstance(linear, nn.Linear | QuantisedLinear), f"{name} has an adapter"
-        setattr(model.get_submodule(parent), child, AdaptedLinear(linear, recipe, name, seed).train(linear.training))
+        adapt(model, name, recipe, seed)
+
+
+def adapt(model: nn.Module, name: str, recipe: AdapterRecipe, seed: int) -> None:
+    """Put an adapter on one linear of a frozen model, in place."""
+    linear, (parent, _, child) = model.get_submodule(name), name.rpartition(".")
+    assert isinstance(linear, nn.Linear | QuantisedLinear), f"{name} has an adapter"
+    setattr(model.get_submodule(parent), child, AdaptedLinear(linear, recipe, name, seed).train(linear.training))
 
 
 def adapter_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -193,8 +204,17 @@ def adapter_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 def refresh(model: nn.Module) -> None:
     """Compute DoRA's norms again: due after every optimiser step and whenever adapter parameters were set."""
-    for _, module in adapted(model):
-        module.refresh_norm()
+    if all(module.norm is None for _, module in adapted(model)):
+        return
+    for part in each_gathered(model):
+        for _, module in adapted(part):
+            module.refresh_norm()
+
+
+def refresh_alone(model: nn.Module) -> None:
+    """The same for a rank on its own; of a base that is shared out nothing: all ranks must `refresh` together then."""
+    if not is_sharded(model):
+        refresh(model)
 
 
 def set_dropout(model: nn.Module, rows: Sequence[str], row_starts: Sequence[int], step: int) -> None:
@@ -243,8 +263,7 @@ def shape_of(linear: nn.Linear | QuantisedLinear | AdaptedLinear) -> tuple[int, 
     """(outputs, inputs)"""
     if isinstance(linear, nn.Linear | QuantisedLinear):
         return linear.out_features, linear.in_features
-    outputs, inputs = linear.frozen.shape
-    return outputs, inputs
+    return linear.lora_B.shape[0], linear.lora_A.shape[1]
 
 
 def state_shapes(model: nn.Module, recipe: AdapterRecipe) -> dict[str, tuple[int, ...]]:
@@ -278,7 +297,7 @@ def adapter_state(model: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def set_adapter_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copy what `adapter_state` gave back into the model, and refresh the norms.
+    """Copy what `adapter_state` gave back into the model, and refresh the norms (`refresh_alone`).
 
     Raises InputError that lists every missing, unexpected and mis-shaped tensor; then nothing was changed.
     """
@@ -288,7 +307,7 @@ def set_adapter_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         raise InputError("the adapter does not fit this model:\n  " + "\n  ".join(problems))
     for name, parameter in own.items():
         parameter.copy_(state[name])
-    refresh(model)
+    refresh_alone(model)
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ from dozan.chat.format import ChatFormat
 from dozan.chat.tokenizer import Tokenizer
 from dozan.errors import InputError
 from dozan.model.files import read_json, write_whole
-from dozan.model.full_format import MODEL, WEIGHTS, load_into
+from dozan.model.full_format import KIND, MODEL, load_into
 from dozan.model.gemma3 import Gemma3, Gemma3Config
 from dozan.model.hub import resolve_base, resolve_model
 from dozan.model.peft_format import ADAPTER_CONFIG, load_adapter
-from dozan.model.sealed import is_sealed, require_intact
+from dozan.model.sealed import MANIFEST, is_sealed, require_intact, sha256
+from dozan.model.shards import holds
 from dozan.model.weights import QUANTISE, Quantise, empty_model, load_model, read_config
 
 ARRANGEMENT = "dozan.json"
@@ -96,6 +98,30 @@ class _Parts:
         return self.full
 
 
+def model_hash(path: str | Path) -> str:
+    """SHA-256 of all that decides what a model answers, as `open_model` would open it: the files of the base, of the
+    adapter or the weights, and how rows are laid out. A sealed folder's manifest stands for its files. Raises
+    InputError."""
+    parts = _parts(Path(path).expanduser(), str(path))
+    lines = [f"{parts.chat} {parts.quantise} {sorted(parts.arrangement.values().items())}"]
+    for folder in dict.fromkeys((parts.folder, parts.adapter, parts.weights)):
+        if folder is not None:
+            names = [MANIFEST] if is_sealed(folder) else _model_files(folder)
+            lines += [f"{name} {_file_hash(folder / name)}" for name in names]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _model_files(folder: Path) -> list[str]:
+    kinds = (".safetensors", ".json", ".jinja", ".model")
+    return sorted(path.name for path in folder.glob("*.*") if path.suffix in kinds and path.is_file())
+
+
+def _file_hash(path: Path) -> str:
+    """A file of the hub's cache is named by its hash, when it is a large one."""
+    blob = path.resolve()
+    return blob.name if blob.parent.name == "blobs" and len(blob.name) == 64 else sha256(blob)
+
+
 def open_shell(path: str | Path) -> tuple[Bundle, Quantise]:
     """What `open_model` gives, but for the weights: the model is without memory and without adapter. Also how the run
     quantised its base. Raises InputError."""
@@ -120,7 +146,7 @@ def _parts(folder: Path, name: str) -> _Parts:
         if trained == "full":
             return _Parts(resolve_base(folder), None, *settings, full=folder / MODEL)
         return _Parts(resolve_base(folder), folder / "adapter", *settings)
-    if (folder / WEIGHTS).is_file():
+    if holds(folder, KIND):
         owner = _run_of(folder)
         if owner is None:
             raise InputError(f"{folder}: weights of a run's checkpoint, without the run; they are read in its folder")

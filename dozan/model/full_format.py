@@ -13,16 +13,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dozan.errors import InputError
-from dozan.model import adapter
-from dozan.model.files import opened, read_json
+from dozan.model.adapter import shapes_of
+from dozan.model.files import read_json
 from dozan.model.gemma3 import Gemma3
 from dozan.model.sealed import require_intact
+from dozan.model.shards import opened_rows
 from dozan.model.stored import INDEX, tensors_of, text_name, weight_files
 from dozan.model.weights import beside_weights
 
-WEIGHTS, MODEL = "weights.safetensors", "model"
-"""The file of a checkpoint, and the folder of a finished run."""
+KIND, MODEL = "weights", "model"
+"""What a checkpoint's files are called (`model.shards`), and the folder of a finished run."""
+WEIGHTS = f"{KIND}.safetensors"
 _HEAD = "lm_head.weight"
 
 
@@ -36,17 +37,14 @@ def save_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
 def load_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
     """Copy what `save_weights` wrote into tensors of the same names, of any dtype.
 
-    Raises InputError that lists every missing, unexpected and mis-shaped tensor, or for a damaged folder; then nothing
-    was changed.
+    Whether one rank wrote them or several (`model.shards`). Raises InputError that lists every missing, unexpected and
+    mis-shaped tensor, or for a damaged folder; then nothing was changed.
     """
     require_intact(folder)
-    with opened(folder / WEIGHTS) as file:
-        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        problems = adapter.compare_shapes(adapter.shapes_of(weights), found)
-        if problems:
-            raise InputError(f"{folder / WEIGHTS}: does not fit this model:\n  " + "\n  ".join(problems))
+    with opened_rows(folder, KIND) as rows:
+        rows.require(shapes_of(weights))
         for name, tensor in weights.items():
-            tensor.copy_(file.get_tensor(name))
+            tensor.copy_(rows.read(name))
 
 
 def save_model(folder: Path, base: Path, weights: Mapping[str, Tensor], dtype: torch.dtype) -> None:

@@ -20,7 +20,7 @@ from dozan.errors import InputError
 from dozan.kernels.embedding import Rows
 from dozan.kernels.norm import rms_norm, rms_norm_branch, rotated_norm
 from dozan.model.adapter import gated, project
-from dozan.model.recompute import NOTHING, Recompute
+from dozan.model.recompute import NOTHING, Keep, Recompute
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -169,6 +169,9 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
+    is_sharded = False
+    """Whether its trained weights lie over several ranks (`train.sharded`)."""
+
     def __init__(self, config: Gemma3Config, index: int) -> None:
         super().__init__()
         self.index, self.sliding = index, config.layer_types[index] == SLIDING
@@ -187,6 +190,10 @@ class Layer(nn.Module):
         out: Tensor = self.post_feedforward_layernorm(self.mlp(normed), x)
         return out
 
+    def recomputed(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend, keep: Keep) -> Tensor:
+        """The same, but only the input is kept; a sharded layer has its weights at hand within it."""
+        return keep(self.forward, [p for p in self.parameters() if p.requires_grad], x, rope, attend)
+
 
 class Backbone(nn.Module):
     def __init__(self, config: Gemma3Config) -> None:
@@ -198,6 +205,9 @@ class Backbone(nn.Module):
 
 class Gemma3(nn.Module):
     """The causal language model; its head is the embedding."""
+
+    computes_in: torch.dtype | None = None
+    """Where its weights are held in another dtype than they are gathered in (`train.sharded`)."""
 
     def __init__(self, config: Gemma3Config) -> None:
         super().__init__()
@@ -217,7 +227,7 @@ class Gemma3(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """What its linears compute in."""
-        return self.model.norm.weight.dtype
+        return self.computes_in or self.model.norm.weight.dtype
 
     def forward(self, ids: Tensor, position: Tensor, attend: Attend, recompute: Recompute = NOTHING) -> Tensor:
         """Hidden states [T, D] after the final norm, in the weights' dtype.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from dozan.errors import InputError
 from dozan.model.gemma3 import Gemma3
@@ -17,7 +19,16 @@ def require_float16(model: Gemma3, place: str | Path) -> None:
     """
     if model.dtype != torch.float16:
         return
-    beyond = [name for name, parameter in model.named_parameters() if not torch.isfinite(parameter).all()]
+    refuse_beyond(beyond_float16(model), place)
+
+
+def beyond_float16(module: nn.Module, prefix: str = "") -> list[str]:
+    """The parameters of a module that are not finite, by name."""
+    return [n for n, parameter in module.named_parameters(prefix) if not torch.isfinite(parameter).all()]
+
+
+def refuse_beyond(beyond: Sequence[str], place: str | Path) -> None:
+    """Raises InputError that names these parameters, if there are any."""
     if beyond:
         raise InputError(
             f"{place}: {len(beyond)} tensors hold numbers beyond 65,504, where float16 ends: {', '.join(beyond)}; "

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dozan.kernels.nf4 import NF4, dequantise
+from dozan.model.gathered import is_part
 
 
 class _Product(torch.autograd.Function):
@@ -28,10 +29,16 @@ class QuantisedLinear(nn.Module):
     """x [..., I] -> [..., O] in x's dtype; no bias, no parameter.
 
     The tensors of the weight are buffers beside the state dictionary: they follow the module to a device and keep their
-    dtypes whatever the module is cast to.
+    dtypes whatever the module is cast to. Where each rank holds a part (`model.shard`), those that are cut are frozen
+    parameters, which stay on their device.
     """
 
     bias: None = None
+    codes: Tensor
+    absmax: Tensor
+    nested: Tensor | None
+    nested_code: Tensor | None
+    offset: Tensor | None
 
     def __init__(self, weight: NF4) -> None:
         super().__init__()
@@ -42,11 +49,17 @@ class QuantisedLinear(nn.Module):
     @property
     def nf4(self) -> NF4:
         """The weight [O, I]."""
-        held = self._buffers
-        codes, absmax = held["codes"], held["absmax"]
-        assert codes is not None and absmax is not None
+        assert not is_part(self.codes), "its layer must be gathered first"
         shape = (self.out_features, self.in_features)
-        return NF4(codes, absmax, held["nested"], held["nested_code"], held["offset"], shape)
+        return NF4(self.codes, self.absmax, self.nested, self.nested_code, self.offset, shape)
+
+    def divide(self) -> None:
+        """Make parameters of what is large, so that it can be shared out; `nested` is 1/2,000 of the codes. It is done
+        once."""
+        for name in ("codes", "absmax") if "codes" in self._buffers else ():
+            tensor = getattr(self, name)
+            delattr(self, name)
+            self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = _Product.apply(x, self.nf4)
@@ -57,9 +70,10 @@ class QuantisedLinear(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantisedLinear:
         """Where `fn` takes the codes, the rest goes as it is: a cast to 16 bits would spoil the scales."""
-        codes = self._buffers["codes"]
-        assert codes is not None
-        moved = fn(codes)
+        moved = fn(self.codes)
+        if "codes" in self._parameters:
+            assert moved.device == self.codes.device, "a weight that is shared out stays where it is"
+            return self
         for name, tensor in self._buffers.items():
             self._buffers[name] = None if tensor is None else tensor.to(moved.device)
         self._buffers["codes"] = moved

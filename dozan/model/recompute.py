@@ -16,7 +16,7 @@ Shapes: T tokens, D model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +31,9 @@ from dozan.recipe import TrainRecipe
 
 Rope = tuple[Tensor, Tensor]
 Run = Callable[[int, nn.Module, Tensor, Rope, Attend], Tensor]
+Forward = Callable[[Tensor, Rope, Attend], Tensor]
+Keep = Callable[[Forward, Sequence[nn.Parameter], Tensor, Rope, Attend], Tensor]
+"""Computes a layer of which only the input is kept: its forward pass, its trained parameters, and the arguments."""
 
 
 class HostMemory:
@@ -130,7 +133,7 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, layer: nn.Module, rope: Rope, attend: Attend, away: _Away | None, *trained: nn.Parameter
+        ctx: Any, x: Tensor, layer: Forward, rope: Rope, attend: Attend, away: _Away | None, *trained: nn.Parameter
     ) -> Tensor:
         ctx.layer, ctx.rope, ctx.attend, ctx.away, ctx.trained = layer, rope, attend, away, trained
         if away is None:
@@ -192,11 +195,16 @@ class Recompute:
         """What runs the layers of one pass, in order: index, layer, x [T, D], rope, attention -> [T, D]."""
         away = None if self.memory is None else _Away(self.memory)
 
+        def keep(layer: Forward, trained: Sequence[nn.Parameter], x: Tensor, rope: Rope, attend: Attend) -> Tensor:
+            return _Recomputed.apply(x, layer, rope, attend, away, *trained)
+
         def run(index: int, layer: nn.Module, x: Tensor, rope: Rope, attend: Attend) -> Tensor:
             if index >= self.layers or not torch.is_grad_enabled():
                 return layer(x, rope, attend)
-            trained = (p for p in layer.parameters() if p.requires_grad)
-            return _Recomputed.apply(x, layer, rope, attend, away, *trained)
+            own: Any = layer
+            if own.is_sharded:
+                return own.recomputed(x, rope, attend, keep)
+            return keep(layer, [p for p in layer.parameters() if p.requires_grad], x, rope, attend)
 
         return run
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from dozan.errors import InputError
 from dozan.rows.kept import require_kept, sha256
@@ -14,10 +17,14 @@ __all__ = ["MANIFEST", "require_intact", "seal", "sha256", "sync", "verify"]
 MANIFEST = "manifest.json"
 
 
-def seal(folder: Path) -> None:
-    """Sync every file of `folder` and write the manifest of their sizes and hashes."""
+def seal(folder: Path, known: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> None:
+    """Sync every file of `folder` and write the manifest of their sizes and hashes. known: the entries of files that
+    whoever wrote them has hashed already."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
-    manifest = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
+    assert set(known) <= {path.name for path in files}, "a file that is not there"
+    manifest = {
+        path.name: known.get(path.name) or {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files
+    }
     (folder / MANIFEST).write_text(_text(manifest), encoding="utf-8")
     for path in [*files, folder / MANIFEST]:
         sync(path)

@@ -11,10 +11,11 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from dozan.errors import InputError
 from dozan.kernels.nf4 import BLOCK, NF4
@@ -114,9 +115,18 @@ def checked_inventory(folder: Path, config: Gemma3Config) -> dict[str, Stored | 
     return found
 
 
+class _Undrawn(TorchFunctionMode):
+    """Leaves out a module's first random values: to draw them on the meta device torch imports its compiler (1.4 s)."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is nn.init.normal_:
+            return kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 def empty_model(config: Gemma3Config) -> Gemma3:
     """The model without memory for its weights."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Undrawn():
         return Gemma3(config)
 
 
@@ -138,6 +148,55 @@ def read_nf4(stored: Stored | StoredNF4, device: torch.device | str = "cpu") -> 
     return weight
 
 
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A checkpoint that was looked through, to be read into a model in `dtype`, part by part; quantise: what is done to
+    linears that it holds in 16 bits."""
+
+    folder: Path
+    config: Gemma3Config
+    found: Mapping[str, Stored | StoredNF4]
+    dtype: torch.dtype
+    quantise: Quantise
+
+    @staticmethod
+    def of(folder: str | Path, dtype: str | torch.dtype, quantise: Quantise) -> Source:
+        """See `load_model`, also for what is raised."""
+        folder = Path(folder)
+        wanted = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+        if wanted is None or wanted not in _DTYPES.values():
+            raise InputError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
+        if quantise not in QUANTISE:
+            raise InputError(f"quantise {quantise!r} is not one of {', '.join(QUANTISE)}")
+        config = read_config(folder)
+        found = checked_inventory(folder, config)
+        # A quantised checkpoint keeps in 16 bits what its maker left in them.
+        if any(isinstance(stored, StoredNF4) for stored in found.values()):
+            quantise = "none"
+        return Source(folder, config, found, wanted, quantise)
+
+    def fill(self, model: Gemma3, part: str, device: torch.device | str) -> None:
+        """Read the weights of one module of an `empty_model`, by its name, onto a device, tensor by tensor.
+
+        Raises InputError when one cannot be read.
+        """
+        module, prefix = model.get_submodule(part), f"{part}."
+        linears = linear_shapes(module)
+        if self.quantise == "nf4":
+            require_blocks(self.folder, linears)
+        state = {}
+        for name, stored in self.found.items():
+            if not name.startswith(prefix):
+                continue
+            inner = name.removeprefix(prefix).removesuffix(".weight")
+            if isinstance(stored, StoredNF4) or (self.quantise == "nf4" and inner in linears):
+                parent, _, child = inner.rpartition(".")
+                setattr(module.get_submodule(parent), child, QuantisedLinear(read_nf4(stored, device)))
+            else:
+                state[name.removeprefix(prefix)] = stored.read(self.dtype, device)
+        module.load_state_dict(state, strict=True, assign=True)
+
+
 def load_model(
     folder: str | Path, dtype: str | torch.dtype = "float32", quantise: Quantise = "none",
     device: torch.device | str = "cpu",
@@ -150,30 +209,9 @@ def load_model(
     model itself the CPU needs the memory of one weight. Raises InputError that lists every missing, extra or mis-shaped
     tensor, or names the damaged file.
     """
-    folder = Path(folder)
-    wanted = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if wanted not in _DTYPES.values():
-        raise InputError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
-    if quantise not in QUANTISE:
-        raise InputError(f"quantise {quantise!r} is not one of {', '.join(QUANTISE)}")
-    config = read_config(folder)
-    found = checked_inventory(folder, config)
-    model = empty_model(config)
-    linears = linear_shapes(model)
-    # A quantised checkpoint keeps in 16 bits what its maker left in them.
-    if any(isinstance(stored, StoredNF4) for stored in found.values()):
-        quantise = "none"
-    if quantise == "nf4":
-        require_blocks(folder, linears)
-    state = {}
-    for name, stored in found.items():
-        module = name.removesuffix(".weight")
-        if isinstance(stored, StoredNF4) or (quantise == "nf4" and module in linears):
-            parent, _, child = module.rpartition(".")
-            setattr(model.get_submodule(parent), child, QuantisedLinear(read_nf4(stored, device)))
-        else:
-            state[name] = stored.read(wanted, device)
-    model.load_state_dict(state, strict=True, assign=True)
+    source = Source.of(folder, dtype, quantise)
+    model = empty_model(source.config)
+    source.fill(model, "model", device)
     return model.eval()
 
 

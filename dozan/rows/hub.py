@@ -24,12 +24,12 @@ def hub_records(name: str) -> Iterator[Record | Broken]:
 
     Raises InputError when `datasets` is missing, or the set, the split or the network is.
     """
-    for url, path in _files(name):
+    for url, path in hub_files(name):
         yield from read_records(path, url.split("?")[0].rsplit("/", 1)[-1])
 
 
-def _files(name: str) -> list[tuple[str, str]]:
-    """Address and local path of every file of the split."""
+def hub_files(name: str) -> list[tuple[str, str]]:
+    """Address and local path of every file of the split. Raises InputError as `hub_records`."""
     try:
         from datasets import DownloadManager, load_dataset_builder
     except ImportError:

@@ -10,14 +10,14 @@ import ast
 import difflib
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from dozan.errors import InputError
 from dozan.rows.arabic import ascii_digits, fold
 from dozan.rows.example import Example
-from dozan.rows.readers import Say, read_rows
+from dozan.rows.readers import Say, stream_rows
 from dozan.rows.shapes.shape import Options
 
 Measure = Callable[[str, str], float]
@@ -138,8 +138,16 @@ def purpose_named(name: str) -> Purpose:
 
 def read_for(name: str, path: str | Path, shape: str | None = None, say: Say | None = None) -> list[Example]:
     """The rows of a file for a purpose: with its system text, and its request before raw text. See `read_rows`."""
+    return list(stream_for(name, path, shape, say))
+
+
+def stream_for(
+    name: str, path: str | Path, shape: str | None = None, say: Say | None = None, beside: list[Path] | None = None
+) -> Iterator[Example]:
+    """What `read_for` reads, one by one; `beside` gets the files that were read with it. See `stream_rows`."""
     purpose = purpose_named(name)
-    return read_rows(path, shape, say, Options(system=purpose.system, ask=purpose.ask))
+    options = Options(system=purpose.system, ask=purpose.ask, beside=[] if beside is None else beside)
+    return stream_rows(path, shape, say, options)
 
 
 def measure(name: str, answers: list[str], references: list[str]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from dozan.errors import InputError
 from dozan.model.sealed import MANIFEST, seal, sha256, sync, verify
 from dozan.model.shards import Seals
 from dozan.train.disk import failed, require_room
@@ -78,6 +79,10 @@ def write_folder(final: Path, write: Write, world: World = ALONE) -> None:
     staging, aside = (final.with_name(f"{kind}{final.name}") for kind in (_STAGING, _REPLACED))
     if not world.first:
         world.agree([0])
+        if not staging.is_dir():
+            raise InputError(f"{final.parent}: rank {world.rank} does not see what rank 0 writes there; where weights "
+                             "are shared out over ranks, all of them need the same run folder: put it on a file system "
+                             "that their machines share")  # fmt: skip
         world.gathered(write(staging))
         world.agree([0])
         return
@@ -91,7 +96,8 @@ def write_folder(final: Path, write: Write, world: World = ALONE) -> None:
         os.rename(staging, final)
         sync_folder(final.parent)
     except (OSError, SafetensorError):
-        shutil.rmtree(staging, ignore_errors=True)
+        if world.size == 1:  # others may still write into it, and must not fail for another reason; `clean` takes it
+            shutil.rmtree(staging, ignore_errors=True)
         raise
     if aside.exists():
         shutil.rmtree(aside)

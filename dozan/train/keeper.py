@@ -10,7 +10,7 @@ from dozan.train.live import OnEvent
 from dozan.train.mirror import Mirror
 from dozan.train.signals import StopRequest
 from dozan.train.state import Progress, Snapshot, SnapshotMemory, Trainee, snapshot, write_snapshot
-from dozan.world import current
+from dozan.world import ALONE, current
 
 ASK = "SAVE"
 """A file of this name in the run folder asks for a checkpoint; it is taken away when there is one."""
@@ -22,7 +22,8 @@ class Keeper:
     """A context that writes checkpoints of the run in `out`, which began at step `started`.
 
     background: whether they are written by a thread while the run goes on; None: on a GPU. At most one is on its way,
-    and what went wrong with it is raised by the next call. Of several ranks only the first writes.
+    and what went wrong with it is raised by the next call. Of several ranks the first writes, and those that hold a
+    part of what is trained; the rest only ask.
     """
 
     def __init__(
@@ -30,17 +31,19 @@ class Keeper:
         background: bool | None = None,
     ) -> None:  # fmt: skip
         self._trainee, self.out, self._report, self._stop = trainee, out, report, stop
-        self._writes = current().first
+        world = current()
+        self._first, self._writes = world.first, world.first or trainee.is_sharded
         behind = self._writes and (trainee.model.device.type == "cuda" if background is None else background)
         self._pool = ThreadPoolExecutor(1, "dozan-writer") if behind else None
         self._memory = SnapshotMemory() if behind else None
+        self._world = world.aside() if trainee.is_sharded else ALONE
         self._saved = (started.step, started.owed) if started.step else (-1, False)
         self._writing: Future[None] | None = None
         if self._pool is not None and self._memory is not None:
             held = {**trainee.trained(), **trainee.optimizer.moments()}
             self._writing = self._pool.submit(self._memory.reserve, held)
         train = trainee.recipe.train
-        mirrored = train.mirror if self._writes else None
+        mirrored = train.mirror if self._first else None
         self._mirror = None if mirrored is None else Mirror(out, Path(mirrored), train.keep_checkpoints)
 
     def __enter__(self) -> Keeper:
@@ -59,7 +62,7 @@ class Keeper:
 
     def asked(self) -> bool:
         """Whether a checkpoint was asked for on this rank, by SIGUSR1 or a file."""
-        return self._stop.save or (self._writes and (self.out / ASK).exists())
+        return self._stop.save or (self._first and (self.out / ASK).exists())
 
     def save(self, progress: Progress) -> None:
         """Have a checkpoint written, unless there is this very one. Raises InputError for it, or for the one before."""
@@ -77,7 +80,8 @@ class Keeper:
             self._saved = (progress.step, progress.owed)
         if asked:
             self._stop.save = False
-            (self.out / ASK).unlink(missing_ok=True)
+            if self._first:
+                (self.out / ASK).unlink(missing_ok=True)
             self._report({"event": "note", "text": f"saved after step {progress.step}, as asked"})
 
     def forget(self, progress: Progress) -> None:
@@ -106,7 +110,7 @@ class Keeper:
             self._tell()
 
     def _write(self, taken: Snapshot) -> None:
-        folder = write_snapshot(self._trainee, self.out, taken)
+        folder = write_snapshot(self._trainee, self.out, taken, self._world)
         if self._mirror is not None:
             self._mirror.offer(folder)
 

@@ -188,20 +188,20 @@ def fit(
                 None if best is None else progress.best_score,
             )  # fmt: skip
             keeper.wait()
-            if world.first:
+            if world.first or trainee.is_sharded:
                 save_final(trainee, out)
+            if world.first:
                 sealed = {SEALED: {**run[SEALED], **run_folder.sealed_final(out)}}
                 record.write(state="done", final={**asdict(final), "out": str(out)}, **sealed)
             keeper.finish()
-    world.agree([])  # until the first one has written all of it
+    world.agree([0])  # until the first one has written all of it
     return final
 
 
 def _begun(trainee: Trainee, record: Record, split: Split | None, before: Mapping[str, Any] | None) -> Progress:
     """Begin to write the run down, and have the trainee stand where its newest checkpoint does; where that is."""
     out, report = record.out, record.report
-    trained_bytes = sum(p.numel() * p.element_size() for _, p in trainee.parameters)
-    run_folder.require_space(out, trained_bytes, trainee.recipe.train.keep_checkpoints)
+    run_folder.require_space(out, 4 * trainee.size, trainee.recipe.train.keep_checkpoints)
     record.write()
     record.write(**{SEALED: keep_rows(out, split, before, report)})
     start = settle_best(out, restore_state(trainee, out, report), report)
@@ -266,7 +266,7 @@ class _Course:
                     progress = finish(0)
                     self.plan = _with_room(trainee, self.plan, keeper, progress, error)
                     self.record.add("oom_retries", describe(self.plan, trainee, error.size, step))
-                    prepared = replace(prepared, batches=self.plan.pack(self.plan.own(prepared.rows)))
+                    prepared = replace(prepared, batches=self.plan.pack(prepared.rows))
                     continue
                 step += 1
                 # The next step's packs are made while a GPU computes this one.
@@ -300,14 +300,16 @@ class _Course:
     def _look(self, progress: Progress, evaluate: bool, score: bool) -> Progress:
         """Measure the loss, and score; a stop meanwhile leaves the rest to the run that goes on from there."""
         try:
-            if evaluate:
-                progress, event = evaluated(self.trainee.model, self.plan, progress, self.ranks)
-                self._tell(event, "eval", self.watch.evaluated(event["eval/loss"]))
-            if score and self.scorer is not None:
-                progress, event, said = score_run(
-                    self.scorer, self.trainee, self.keeper.out, progress, self.plan.steps_per_epoch, self.ranks.check
-                )
-                self._tell(event, "score", [*self.watch.scored(event), *said])
+            with self.trainee.whole():
+                if evaluate:
+                    progress, event = evaluated(self.trainee.model, self.plan, progress, self.ranks)
+                    self._tell(event, "eval", self.watch.evaluated(event["eval/loss"]))
+                if score and self.scorer is not None:
+                    progress, event, said = score_run(
+                        self.scorer, self.trainee, self.keeper.out, progress, self.plan.steps_per_epoch,
+                        self.ranks.check,
+                    )  # fmt: skip
+                    self._tell(event, "score", [*self.watch.scored(event), *said])
         except Stopped:
             _stop(self.keeper, replace(progress, owed=True), self.ranks)
         return progress

@@ -18,6 +18,7 @@ CONTEXT_BYTES = 600 * 2**20
 """CUDA's context, the kernels that are loaded, and NCCL's like: outside the allocator."""
 POOLS_BYTES = 128 * 2**20
 """What the allocator holds beyond what it has given away: the rest of its pools' last pages."""
+_GATHERED = "layers, gathered"
 MARGIN = 0.04
 """Of a card's memory that a plan leaves free: what the allocator cannot place, and what this table does not know."""
 
@@ -55,6 +56,9 @@ def predict(setup: Setup) -> Table:
     parts, moment = held | dict(tape.at_peak), tape.peak_moment
     if update > tape.peak:
         parts, moment = held | {"update": update}, "the update"
+    arriving = {**held, _GATHERED: 0, "the embedding on its way": setup.embedding_bytes()}
+    if setup.is_embedding_shared and sum(arriving.values()) > sum(parts.values()):
+        parts, moment = arriving, "a pass begins"
     shown = {name: size for name, size in parts.items() if size}
     if setup.on_cpu:
         return Table(setup, shown, moment, 0, 0)
@@ -72,7 +76,10 @@ def _base(setup: Setup) -> dict[str, int]:
         return held
     # Shares of weights that are trained are fp32: the masters themselves.
     shares = {} if setup.full else {name: setup.share(size) for name, size in held.items()}
-    return shares | {"gathered of other ranks": setup.gathered_bytes()}
+    whole = held["embedding and head"]
+    if setup.is_embedding_shared:
+        return shares | {"embedding, gathered": whole, _GATHERED: setup.gathered_bytes()}
+    return shares | {"embedding and head": whole, _GATHERED: setup.gathered_bytes()}
 
 
 def _trained(setup: Setup) -> dict[str, int]:

@@ -37,7 +37,7 @@ def _embedding(place: Embedding) -> Callable[[Setup], Setup | None]:
     order = ("gpu", "int8", "cpu")
 
     def apply(setup: Setup) -> Setup | None:
-        if setup.on_cpu or setup.full or setup.shards > 1:
+        if setup.on_cpu or setup.full:
             return None
         return replace(setup, embedding=place) if order.index(place) > order.index(setup.embedding) else None
 

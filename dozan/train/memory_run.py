@@ -216,7 +216,7 @@ def rehearse(trainee: Trainee, plan: Plan) -> Batch | None:
 def _longest(plan: Plan) -> Batch:
     """The largest of the packs of the first steps, and of the longest row alone."""
     steps = range(min(plan.steps, _SAMPLED_STEPS))
-    packs = [batch for step in steps for batch in plan.pack(plan.own(plan.rows_of(step)))]
+    packs = [batch for step in steps for batch in plan.prepare(step).batches]
     return max([*packs, *_alone(plan)], key=lambda batch: (len(batch), len(batch.at)))
 
 

@@ -131,13 +131,18 @@ class Setup:
 
     def layer_bytes(self) -> int:
         """Of a layer's weights as they are computed with."""
-        return (self.linear_bytes() + self.norm_bytes()) // self.config.num_hidden_layers
+        last_norm = _up(self.config.hidden_size * self.compute_bytes)
+        return (self.linear_bytes() + self.norm_bytes() - last_norm) // self.config.num_hidden_layers
+
+    @property
+    def is_embedding_shared(self) -> bool:
+        """Whether a rank holds its share of the embedding: in 8 bits or in host memory it is whole on each."""
+        return self.shards > 1 and self.embedding == "gpu"
 
     def gathered_bytes(self) -> int:
-        """What a rank holds for a moment beside its share: the embedding with the last norm, and two layers, of which
-        one is on its way while the other computes."""
-        last_norm = _up(self.config.hidden_size * self.compute_bytes)
-        return 0 if self.shards == 1 else self.embedding_bytes() + last_norm + 2 * self.layer_bytes()
+        """What a rank has of layers that others hold: the one at hand, and of the next one what arrives and what it is
+        copied to (`model.shard`)."""
+        return 0 if self.shards == 1 else 3 * self.layer_bytes()
 
     def scattered_bytes(self) -> int:
         """A layer's whole gradients where they are summed in shares: in the compute dtype, and in fp32 on their way."""

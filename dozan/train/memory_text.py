@@ -133,7 +133,8 @@ def _step_cells(spread: Spread) -> list[tuple[str, ...]]:
 
 
 def over_ranks(plan: MemoryPlan) -> list[str]:
-    """What several GPUs move, how far they pay, and what would do better; where one does not hold it, how many would."""
+    """What several GPUs move, how far they pay, and what would do better; where the run does not fit, how many GPUs
+    would hold it."""
     found = [] if plan.spread is None else _exchanged(plan.spread) + _paying(plan.spread)
     if plan.fits_from is not None:
         found.append(f"in shares (train.fsdp=true) it fits from {plan.fits_from} of these GPUs on: --gpus "
@@ -171,8 +172,8 @@ def _paying(spread: Spread) -> list[str]:
     found = [f"pays up to {spread.pays:,} GPUs: {beyond}"]
     if spread.larger is not None:
         rows, efficiency = spread.larger
-        found.append(f"a larger step would pay: train.batch_size={rows} reaches {efficiency:.0%} on {spread.gpus} GPUs; "
-                     "it changes the training, so it is only said")  # fmt: skip
+        found.append(f"a larger step would pay: train.batch_size={rows} reaches {efficiency:.0%} on {spread.gpus} "
+                     "GPUs; it changes the training, so it is only said")  # fmt: skip
     return found
 
 

@@ -16,6 +16,7 @@ from dozan.kernels import attends_in_triton, pack_attention, pack_multiple, supe
 from dozan.kernels.capture import OWN_THREAD, uncollected
 from dozan.kernels.precision import capability, has_triton
 from dozan.model.adapter import set_dropout
+from dozan.model.gathered import is_sharded
 from dozan.model.gemma3 import Gemma3
 from dozan.model.recompute import NOTHING, Recompute
 from dozan.pack import Batch
@@ -37,14 +38,14 @@ class Passes(Protocol):
 def make_passes(model: Gemma3, recipe: Recipe, scale: LossScale | None = None) -> Passes:
     """The passes for this model on its device.
 
-    Captured only with Triton's attention, whose shapes depend on a pack's length alone, and without dropout, which
-    draws from generators on the host.
+    Captured only with Triton's attention, whose shapes depend on a pack's length alone, without dropout, which draws
+    from generators on the host, and with all weights on this rank.
 
     Raises InputError when `train.recompute` is more than the model's layers.
     """
     device = model.device
     recompute = Recompute.of(recipe.train, model.config.num_hidden_layers, device)
-    fixed = attends_in_triton(device, model.config.head_dim)
+    fixed = attends_in_triton(device, model.config.head_dim) and not is_sharded(model)
     if fixed and (not recipe.adapter.dropout or recipe.train.weights == "full"):
         return GraphedPasses(model, recompute, scale)
     return EagerPasses(model, recompute, scale)

@@ -11,11 +11,11 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from dozan.chat.encode import Tokens
+from dozan.chat.encode import Numbers, Tokens
 from dozan.errors import InputError
 from dozan.pack import Batch, Packing, by_tokens, pack_rows
 from dozan.recipe import Recipe
-from dozan.train.deal import parts
+from dozan.train.deal import RowIndex, even
 from dozan.train.optim import learning_rate, warmup_of
 from dozan.train.schedule import common_beginning, deal, kinds
 from dozan.train.store import TokenStore
@@ -28,12 +28,18 @@ _LARGE, _FEW_ROWS = "gemma3-12b-trinity", 500
 
 @dataclass(frozen=True)
 class Prepared:
-    """A step's rows, the packs of it that this rank computes, and the sum of the weights of all supervised tokens, also
-    those of other ranks."""
+    """A step as a rank computes it: its rows and their packs; and of the whole step the sum of the weights of all
+    supervised tokens, and the number of tokens where they are not those of `rows`."""
 
     rows: list[Tokens]
     batches: list[Batch]
     weight: float
+    of_all: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows of the step, each counted once."""
+        return sum(len(row.ids) for row in self.rows) if self.of_all is None else self.of_all
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,11 @@ class Plan:
         return self.recipe.train.save_steps or self.steps_per_epoch
 
     def rows_of(self, step: int) -> list[Tokens]:
-        """The rows of optimiser step `step` (from 0), which depend on the seed and `step` alone.
+        """The rows of optimiser step `step` (from 0)."""
+        return [self.rows[i] for i in self.places_of(step)]
+
+    def places_of(self, step: int) -> Sequence[int]:
+        """Which rows optimiser step `step` has, which depends on the seed and `step` alone.
 
         The epoch's seeded shuffle gives the next `batch_size` rows to each step (the last takes the rest); within each
         window of `lookahead` steps they change places, so that rows that begin alike meet (`schedule.deal`).
@@ -124,33 +134,42 @@ class Plan:
 
     def prepare(self, step: int) -> Prepared:
         """The rows and packs of optimiser step `step`; none of a step after the last."""
-        rows = self.rows_of(step) if step < self.steps else []
-        return Prepared(rows, self.pack(self.own(rows)), total_weight(rows) if rows else 0.0)
+        if step >= self.steps:
+            return Prepared([], [], 0.0)
+        if self.ranks == 1:
+            rows = self.rows_of(step)
+            return Prepared(rows, self.pack(rows), total_weight(rows))
+        places = np.array(self.places_of(step))
+        rows = [self.rows[i] for i in self._dealt_places(places)[self.rank]]
+        index = self._index
+        return Prepared(rows, self.pack(rows), float(index.weight[places].sum()), int(index.tokens[places].sum()))
 
-    def own(self, rows: Sequence[Tokens]) -> Sequence[Tokens]:
-        """Those of a step's rows that this rank computes."""
-        return self.dealt(rows)[self.rank] if self.ranks > 1 else rows
-
-    def dealt(self, rows: Sequence[Tokens]) -> list[list[Tokens]]:
-        """The rows of a step by rank, each with as much to compute."""
-        if not rows:
-            return [[] for _ in range(self.ranks)]
-        return parts(self._ordered(rows), self.ranks, self.head_cost, self.packing == "tries")
+    def dealt(self, step: int) -> list[list[Tokens]]:
+        """The rows of optimiser step `step` by rank, each with as much to compute."""
+        if self.ranks == 1:
+            return [self.rows_of(step)]
+        return [[self.rows[i] for i in part] for part in self._dealt_places(np.array(self.places_of(step)))]
 
     def packs_of(self, step: int) -> list[Batch]:
         """The packs of optimiser step `step`, of all ranks."""
-        return [batch for rows in self.dealt(self.rows_of(step)) for batch in self.pack(rows)]
+        return [batch for rows in self.dealt(step) for batch in self.pack(rows)]
 
-    def _ordered(self, rows: Sequence[Tokens]) -> Sequence[Tokens]:
-        """Rows that share a prefix should meet in one micro-batch."""
-        return sorted(rows, key=by_tokens) if self.packing == "tries" else rows
+    def _dealt_places(self, places: Numbers) -> list[Numbers]:
+        return self._index.dealt(places, self.ranks, self.head_cost)
+
+    @cached_property
+    def _index(self) -> RowIndex:
+        return RowIndex.of(self.rows, self.packing == "tries")
 
     def pack(self, rows: Sequence[Tokens]) -> list[Batch]:
         """The micro-batches of rows: at most `micro_batch_size` rows and `pack_tokens` tokens each."""
         train = self.recipe.train
-        ordered = self._ordered(rows)
+        # Rows that share a prefix should meet in one micro-batch.
+        ordered = sorted(rows, key=by_tokens) if self.packing == "tries" else rows
         size = train.micro_batch_size or max(1, len(ordered))
         chunks = (ordered[i : i + size] for i in range(0, len(ordered), size))
+        if self.packing == "tries":
+            chunks = (part for chunk in chunks if chunk for part in even(chunk, self.pack_tokens))
         return [batch for chunk in chunks for batch in pack_rows(chunk, self.packing, self.pack_tokens)]
 
     def heldout_packs(self) -> Iterable[Batch]:
@@ -178,7 +197,8 @@ class Plan:
         steps = [self.rows_of(step) for step in range(min(self.steps, _SAMPLED_STEPS))]
         batches = [batch for rows in steps for batch in self.pack(rows)]
         computed = sum(len(batch) for batch in batches)
-        at_random = [self._at_random(*divmod(step, self.steps_per_epoch), 1) for step in range(len(steps))]
+        taken = (self._at_random(*divmod(step, self.steps_per_epoch), 1) for step in range(len(steps)))
+        at_random = [[self.rows[i] for i in places] for places in taken]
         common = common_beginning([row for rows in (*steps, *at_random) for row in rows])
         return Measured(
             sharing=sum(batch.tokens for batch in batches) / computed,
@@ -187,22 +207,24 @@ class Plan:
             kinds_at_random=sum(kinds(rows, common) for rows in at_random) / len(steps),
         )
 
-    def _at_random(self, epoch: int, window: int, steps: int) -> list[Tokens]:
-        """The rows of a window of so many steps, in the order of the epoch's shuffle."""
+    def _at_random(self, epoch: int, window: int, steps: int) -> Sequence[int]:
+        """Which rows a window of so many steps has, in the order of the epoch's shuffle."""
         size = self.recipe.train.batch_size * steps
         order = _order(self.recipe.train.seed, epoch, len(self.rows))
-        return [self.rows[i] for i in order[window * size : (window + 1) * size]]
+        return order[window * size : (window + 1) * size]
 
     @cached_property
-    def _dealt(self) -> Callable[[int, int], list[list[Tokens]]]:
-        """(epoch, window) -> the rows of each of its steps; the last windows asked for are kept."""
+    def _dealt(self) -> Callable[[int, int], list[Sequence[int]]]:
+        """(epoch, window) -> which rows each of its steps has; the last windows asked for are kept."""
         return lru_cache(maxsize=2)(self._deal)
 
-    def _deal(self, epoch: int, window: int) -> list[list[Tokens]]:
+    def _deal(self, epoch: int, window: int) -> list[Sequence[int]]:
         train = self.recipe.train
-        rows = self._at_random(epoch, window, train.lookahead)
-        dealt = deal(rows, train.batch_size, f"{train.seed}:{epoch}:{window}")
-        return [[rows[i] for i in step] for step in dealt]
+        places = self._at_random(epoch, window, train.lookahead)
+        if len(places) <= train.batch_size:
+            return [places]
+        dealt = deal([self.rows[i] for i in places], train.batch_size, f"{train.seed}:{epoch}:{window}")
+        return [[places[i] for i in step] for step in dealt]
 
 
 def make_plan(recipe: Recipe, rows: Sequence[Tokens], heldout: Sequence[Tokens] = ()) -> Plan:

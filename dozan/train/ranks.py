@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dozan.errors import Interrupted
 from dozan.model.adapter import refresh
+from dozan.model.gathered import is_sharded
 from dozan.model.gemma3 import Gemma3Config
 from dozan.train.deal import head_cost
 from dozan.train.plan import Plan
@@ -33,7 +34,7 @@ class Ranks:
 
     def __init__(self, world: World, trainee: Trainee, stop: StopRequest, asks: Callable[[], bool]) -> None:
         self.world, self._stop, self._asks = world, stop, asks
-        self._reducer = trainee.reducer
+        self._reducer, self._in_step = trainee.reducer, is_sharded(trainee.model)
         self._agreed = (0, False)
 
     @property
@@ -72,6 +73,12 @@ class Ranks:
         given = self.world.gathered(None if failed is None else list(asdict(failed).values()))
         # The one that leaves the least room for what to do about it.
         return min((PackSize(*each) for each in given if each is not None), key=lambda size: (size.rows, size.tokens))
+
+    def more(self, passes: int) -> int:
+        """Passes of other ranks in a step beyond this rank's own, that it must take part in."""
+        if self.world.size == 1 or not self._in_step:
+            return 0
+        return self.world.agree([passes])[0] - passes
 
     def sum_up(self, loss: Tensor, passes: int, failed: PackSize | None) -> None:
         """After the passes of a step: its gradients and loss over all ranks. Raises PackTooLarge and Stopped on every
@@ -113,7 +120,9 @@ def share(trainee: Trainee, world: World, progress: Progress) -> Progress:
     first = world.from_first(lambda: asdict(progress))
     if scale is not None:
         scale.load(world.from_first(scale.state))
-    if not trainee.is_sharded:
+    if trainee.is_sharded:
+        trainee.follow(world)
+    else:
         with torch.no_grad():
             world.broadcast_(p.detach() for _, p in trainee.parameters)
             world.broadcast_([*trainee.optimizer.moments().values(), trainee.optimizer.updates])

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dozan.errors import InputError
+from dozan.model.gathered import is_sharded
 from dozan.pack import Batch
 from dozan.train.memory_run import dial_of, with_dial
 from dozan.train.passes import make_passes
@@ -90,6 +91,12 @@ def gradients(trainee: Trainee, batch: Batch, total: float, step: int) -> Tensor
             raise
         text = str(error).strip().splitlines()[0]
     # Outside of the handler, so that the error and its frames are gone.
+    if is_sharded(trainee.model):  # other ranks wait amid this very pass
+        raise InputError(
+            f"step {step + 1}: out of memory in a pack of {len(batch):,} tokens, beginning with row {batch.rows[0]} "
+            f"({text}); with weights shared out over ranks a step cannot be tried again. Set train.recompute=layers or "
+            "train.offload=true and run the same command again: it goes on from the newest checkpoint"
+        )
     raise PackTooLarge(PackSize.of(batch, text))
 
 

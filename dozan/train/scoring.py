@@ -27,7 +27,7 @@ from dozan.rows.example import Example
 from dozan.train.checkpoint import checkpoints, newest_valid, remove, save_checkpoint
 from dozan.train.live import Event, OnEvent
 from dozan.train.state import STATE, Progress, Trainee
-from dozan.world import current
+from dozan.world import ALONE, current
 
 BEST = "best"
 _FIGURES = ("strict", "normalised", "tool_name", "parse_failures")
@@ -82,14 +82,15 @@ def score_run(
         return worse, event, [stopped_text(scorer, worse)] if is_over(scorer, worse) else []
 
     better = replace(progress, best_score=value, best_step=progress.step, scored_since_best=0)
-    if not current().first:
+    if not current().first and not trainee.is_sharded:
         return better, event, []
 
     def named() -> Path | None:  # the newest checkpoint may be gone back to
         steps = [best_step(folder) for _, folder in checkpoints(out / "checkpoints")[:1]]
         return next((folder for step, folder in checkpoints(out / BEST) if step in steps), None)
 
-    save_checkpoint(out / BEST, progress.step, trainee.save_trained, 1, named)
+    world = current() if trainee.is_sharded else ALONE
+    save_checkpoint(out / BEST, progress.step, trainee.save_trained, 1, named, world)
     return better, event, []
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from dozan.chat.arranged import Arrangement
@@ -19,6 +20,8 @@ from dozan.model.bundle import folder_arrangement, write_arrangement
 from dozan.model.full_format import load_weights, save_model, save_weights
 from dozan.model.gemma3 import Gemma3
 from dozan.model.sealed import sync
+from dozan.model.shard import take_part
+from dozan.model.shards import Seals, whole
 from dozan.model.weights import load_adapter, resolve_model, save_adapter
 from dozan.recipe import Recipe
 from dozan.train import checkpoint
@@ -26,15 +29,16 @@ from dozan.train.checkpoint import Found, checkpoints, newest_valid, save_checkp
 from dozan.train.disk import stops_well
 from dozan.train.full import Masters
 from dozan.train.live import OnEvent
-from dozan.train.optim import AdamW, Named
+from dozan.train.optim import MOMENTS, AdamW, Named
 from dozan.train.passes import Passes, make_passes
 from dozan.train.reduce import Reducer
 from dozan.train.run import FINAL, METRICS, RECORD, RUN, keep_metrics
 from dozan.train.scale import LossScale
+from dozan.train.sharded import ShardedMasters, idle, is_wanted, require_blocks
 from dozan.train.update import Update, make_update
-from dozan.world import current
+from dozan.world import ALONE, World, current
 
-OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
+OPTIMIZER, STATE = f"{MOMENTS}.safetensors", "state.json"
 """Files of a checkpoint beside the adapter's, and beside metrics.jsonl and run.json as they were after the step."""
 _SCALE = "loss_scale"
 _ALIGNED = 16
@@ -69,6 +73,7 @@ class Trainee:
     """What the loop changes: the adapted model or all of its weights, their optimiser, in float16 the loss scale; and
     what saves them. The passes are made anew when memory did not do (`train.retry`), the old ones with their graphs go
     at once. masters: where every weight is trained. reducer: on several ranks, each of which holds all that is trained.
+    Where each holds a part, all of them save and load together.
     """
 
     model: Gemma3
@@ -79,13 +84,15 @@ class Trainee:
     recipe: Recipe
     base_name: str
     scale: LossScale | None = None
-    masters: Masters | None = None
+    masters: Masters | ShardedMasters | None = None
     reducer: Reducer | None = None
+    loaded: list[tuple[bool, str]] = field(default_factory=list)
+    """What the first rank has loaded since the others followed: whether moments, and from which folder."""
 
     @staticmethod
     def of(model: Gemma3, recipe: Recipe, base_name: str) -> Trainee:
         """The `model`, adapted unless the recipe trains every weight, with a fresh optimiser."""
-        masters = Masters(model) if recipe.train.weights == "full" else None
+        masters = _masters(model, recipe)
         parameters = adapter_parameters(model) if masters is None else masters.parameters
         optimizer = AdamW(parameters, recipe.train)
         scale = LossScale(model.device) if model.dtype == torch.float16 else None
@@ -106,20 +113,60 @@ class Trainee:
             return adapter_state(self.model)
         return {name: parameter.detach() for name, parameter in self.parameters}
 
-    def save_trained(self, folder: Path, held: dict[str, Tensor] | None = None) -> None:
-        """Write what was trained, or what `trained` gave earlier, to a folder that `load_trained` reads."""
+    def save_trained(self, folder: Path, held: dict[str, Tensor] | None = None) -> Seals:
+        """Write what was trained, or what `trained` gave earlier, to a folder that `load_trained` reads; what was
+        hashed of it."""
+        if isinstance(self.masters, ShardedMasters):
+            return self.masters.save(folder, held)
         if self.masters is None:
             save_adapter(folder, self.model, self.recipe.adapter, self.base_name, held)
         else:
             save_weights(folder, self.trained() if held is None else held)
+        return {}
 
     def load_trained(self, folder: Path) -> None:
         """Go on from what `save_trained` wrote. Raises InputError, before anything changes, when it does not fit."""
-        if self.masters is None:
+        if isinstance(self.masters, ShardedMasters):
+            self.masters.load(folder)
+            self.loaded.append((False, str(folder)))
+        elif self.masters is None:
             load_adapter(folder, self.model)
         else:
             load_weights(folder, self.trained())
             self.masters.publish()
+
+    def save_moments(self, folder: Path, held: dict[str, Tensor]) -> Seals:
+        """Write what the optimiser's `tensors` gave; what was hashed of it."""
+        if isinstance(self.masters, ShardedMasters):
+            return self.masters.save_moments(folder, self.optimizer, held)
+        save_file(held, folder / OPTIMIZER)
+        return {}
+
+    def load_moments(self, folder: Path) -> None:
+        """Go on from what `save_moments` wrote. Raises InputError when it does not fit."""
+        if isinstance(self.masters, ShardedMasters):
+            self.masters.load_moments(folder, self.optimizer)
+            self.loaded.append((True, str(folder)))
+        else:
+            self.optimizer.load(whole(folder, MOMENTS))
+
+    def follow(self, world: World) -> None:
+        """Have the other ranks load their parts of what the first one has loaded."""
+        for are_moments, folder in world.from_first(lambda: self.loaded):
+            if not world.first:
+                (self.load_moments if are_moments else self.load_trained)(Path(folder))
+        self.loaded.clear()
+
+    def stand_in(self, step: int) -> None:
+        """Take part in a pass of other ranks, which they cannot make alone, with nothing to learn from."""
+        if isinstance(self.masters, ShardedMasters):
+            self.passes(idle(), 1.0, step)
+        else:
+            take_part(self.model)
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Within it a forward pass needs no other rank."""
+        return self.masters.whole() if isinstance(self.masters, ShardedMasters) else nullcontext()
 
     @property
     def is_sharded(self) -> bool:
@@ -135,7 +182,20 @@ class Trainee:
     @property
     def size(self) -> int:
         """Trained parameters."""
+        if isinstance(self.masters, ShardedMasters):
+            return self.masters.size
         return sum(parameter.numel() for _, parameter in self.parameters)
+
+
+def _masters(model: Gemma3, recipe: Recipe) -> Masters | ShardedMasters | None:
+    """What is trained where every weight is. Raises InputError when it cannot be shared out over these ranks."""
+    if recipe.train.weights != "full":
+        return None
+    if not is_wanted(recipe, current()):
+        return Masters(model)
+    if recipe.train.optimizer == "adamw_8bit":
+        require_blocks(model, current())
+    return ShardedMasters(model, current())
 
 
 @dataclass(frozen=True)
@@ -210,22 +270,25 @@ def snapshot(trainee: Trainee, out: Path, progress: Progress, memory: SnapshotMe
     )  # fmt: skip
 
 
-def write_snapshot(trainee: Trainee, out: Path, taken: Snapshot) -> Path:
-    """Write a checkpoint of the run in `out`; the newest ones are kept, and the best on the held-out rows."""
+def write_snapshot(trainee: Trainee, out: Path, taken: Snapshot, world: World = ALONE) -> Path:
+    """Write a checkpoint of the run in `out`; the newest ones are kept, and the best on the held-out rows. In a world
+    every rank writes its part."""
     if taken.ready is not None:
         taken.ready.synchronize()
 
-    def write(folder: Path) -> None:
-        trainee.save_trained(folder, taken.trained)
-        save_file(taken.optimizer, folder / OPTIMIZER)
+    def write(folder: Path) -> Seals:
+        seals = trainee.save_trained(folder, taken.trained) | trainee.save_moments(folder, taken.optimizer)
+        if not world.first:
+            return seals
         held = {} if taken.scale is None else {_SCALE: taken.scale}
         (folder / STATE).write_text(json.dumps(asdict(taken.progress) | held, indent=1), encoding="utf-8")
         (folder / METRICS).write_bytes(_beginning(out / METRICS, taken.metrics))
         (folder / RECORD).write_bytes(taken.record)
+        return seals
 
     root = out / "checkpoints"
     return save_checkpoint(
-        root, taken.progress.step, write, trainee.recipe.train.keep_checkpoints, lambda: best_checkpoint(root)
+        root, taken.progress.step, write, trainee.recipe.train.keep_checkpoints, lambda: best_checkpoint(root), world
     )
 
 
@@ -237,16 +300,18 @@ def best_checkpoint(root: Path) -> Path | None:
 
 def save_final(trainee: Trainee, out: Path) -> None:
     """Write the trained adapter to `out/adapter`, or the whole model to `out/model`, sealed. Raises InputError when the
-    disk does not take it."""
-    final = out / FINAL[trainee.recipe.train.weights]
-    with stops_well(final, "free some space, then run the same command again"):
-        checkpoint.clean(out)
-        write_folder(final, trainee.save_trained if trainee.masters is None else partial(_save_model, trainee))
+    disk does not take it. Of several ranks the first one writes; those that hold a part give it."""
+    masters, final = trainee.masters, out / FINAL[trainee.recipe.train.weights]
+    gathered = masters.gathered() if isinstance(masters, ShardedMasters) else nullcontext(trainee.trained())
+    with gathered as weights, stops_well(final, "free some space, then run the same command again"):
+        if current().first:
+            checkpoint.clean(out)
+            write_folder(final, trainee.save_trained if masters is None else partial(_save_model, trainee, weights))
 
 
-def _save_model(trainee: Trainee, folder: Path) -> None:
+def _save_model(trainee: Trainee, weights: Mapping[str, Tensor], folder: Path) -> None:
     """A Hugging Face folder in the dtype that the model computes in."""
-    save_model(folder, resolve_model(trainee.base_name), trainee.trained(), trainee.model.dtype)
+    save_model(folder, resolve_model(trainee.base_name), weights, trainee.model.dtype)
     data = trainee.recipe.data
     arrangement = Arrangement(data.tool_order, data.now, data.target)
     if folder_arrangement(folder) != arrangement:
@@ -269,7 +334,7 @@ def restore_state(trainee: Trainee, out: Path, report: OnEvent, sound: bool = Fa
         refresh(trainee.model)
         return Progress()
     trainee.load_trained(found.folder)
-    trainee.optimizer.load(load_file(found.folder / OPTIMIZER))
+    trainee.load_moments(found.folder)
     refresh(trainee.model)
     report({"event": "note", "text": f"resuming from step {found.step}"})
     state = json.loads((found.folder / STATE).read_bytes())

@@ -57,17 +57,17 @@ def finished(
 ) -> tuple[Progress, Event]:  # fmt: skip
     """Wait for a step; where the run stands after it, and its event. recoverable: whether the run may go back for a
     step (from 1); else layers that mend it are not looked for."""
-    step, rows, (loss, norm, finite) = launched.step, launched.prepared.rows, launched.result.read()
+    step, (loss, norm, finite) = launched.step, launched.result.read()
     scale, in_a_row, skipped = launched.result.scale, 0, None
     if not finite:
         # Of every rank, so that all of them find the same.
-        all_of_it = replace(launched.prepared, batches=[b for own in plan.dealt(rows) for b in plan.pack(own)])
+        all_of_it = replace(launched.prepared, rows=plan.rows_of(step), batches=plan.packs_of(step))
         skipped = explain(trainee, plan, all_of_it, step, loss, scale, beat)
         report({"event": "note", "text": skipped.text(step + 1)})
         in_a_row = progress.skipped_in_a_row + (skipped.scale is None)
         mending = partial(layers_that_mend, trainee, all_of_it, step, skipped, beat)
         require_few_skipped(in_a_row, skipped, launched.rate, step + 1, mending if recoverable(step + 1) else tuple)
-    seconds, tokens = clock.lap(), sum(len(row.ids) for row in rows)
+    seconds, tokens = clock.lap(), launched.prepared.tokens
     progress = replace(
         progress, step=step + 1, tokens=progress.tokens + tokens, seconds=progress.seconds + seconds,
         loss=loss if finite else progress.loss, skipped=progress.skipped + (not finite),
@@ -134,6 +134,7 @@ def accumulate(trainee: Trainee, prepared: Prepared, step: int, ranks: Ranks | N
     try:
         if ranks is not None:
             ranks.restart()
+        more = 0 if ranks is None else ranks.more(len(prepared.batches))
         for batch in prepared.batches:
             part, failed = _part(trainee, batch, prepared.weight, step)
             if part is None:
@@ -141,6 +142,8 @@ def accumulate(trainee: Trainee, prepared: Prepared, step: int, ranks: Ranks | N
             loss += part
             if ranks is not None:
                 ranks.check()
+        for _ in range(more):
+            trainee.stand_in(step)
         if ranks is not None:
             ranks.sum_up(loss, len(prepared.batches), failed)
     except Stopped:

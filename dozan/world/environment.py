@@ -70,9 +70,9 @@ def place_of(environment: Mapping[str, str]) -> Place | None:
 def require_devices(place: Place, gpus: int) -> None:
     """Raises InputError when this rank has no GPU of its own among the `gpus` of its machine; 0 is for the CPU."""
     if gpus and place.local_rank >= gpus:
-        raise InputError(f"rank {place.rank}: LOCAL_RANK is {place.local_rank}, counted from 0, and this machine shows "
-                         f"{gpus} GPU{'s' * (gpus > 1)}; one rank a GPU: start with --nproc-per-node {gpus}, or let it "
-                         "see more (CUDA_VISIBLE_DEVICES)")  # fmt: skip
+        raise InputError(f"rank {place.rank}: LOCAL_RANK is {place.local_rank}, counted from 0, and GPUs here are "
+                         f"{gpus}; one rank a GPU: start with --nproc-per-node {gpus}, or show more "
+                         "(CUDA_VISIBLE_DEVICES)")  # fmt: skip
 
 
 def _local_rank(environment: Mapping[str, str], size: int) -> int:

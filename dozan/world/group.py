@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from dozan.errors import InputError
@@ -25,17 +25,27 @@ _Json = TypeVar("_Json")
 
 @dataclass(frozen=True)
 class World:
-    """This process among those that work together. local_rank: its place on its own machine, of `local_size`."""
+    """This process among those that work together. local_rank: its place on its own machine, of `local_size`. group:
+    the process group to speak on, if it is not the one that all have."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
+    group: Any = None
 
     @property
     def first(self) -> bool:
         """Whether this is the rank that writes files and talks."""
         return self.rank == 0
+
+    def aside(self) -> World:
+        """The same ranks on a process group of their own, for another thread; all of them ask for it together."""
+        if self.size == 1:
+            return self
+        import torch.distributed as dist
+
+        return replace(self, group=dist.new_group(backend="gloo"))
 
     def agree(self, values: Sequence[int]) -> list[int]:
         """The largest of each value over all ranks."""
@@ -46,7 +56,7 @@ class World:
 
         held = torch.tensor(values, dtype=torch.int64)
         with _answered():
-            dist.all_reduce(held, dist.ReduceOp.MAX)
+            dist.all_reduce(held, dist.ReduceOp.MAX, group=self.group)
         return [int(value) for value in held]
 
     def from_first(self, compute: Callable[[], _Json]) -> _Json:
@@ -59,9 +69,9 @@ class World:
         text = json.dumps(compute()).encode() if self.first else b""
         size = torch.tensor([len(text)])
         with _answered():
-            dist.broadcast(size, 0)
+            dist.broadcast(size, 0, group=self.group)
             held = torch.frombuffer(bytearray(text or bytes(int(size))), dtype=torch.uint8)
-            dist.broadcast(held, 0)
+            dist.broadcast(held, 0, group=self.group)
         found: _Json = json.loads(bytes(held.tolist()))
         return found
 
@@ -77,7 +87,7 @@ class World:
         mine = torch.frombuffer(bytearray(text.ljust(longest)), dtype=torch.uint8)
         held = [torch.empty_like(mine) for _ in range(self.size)]
         with _answered():
-            dist.all_gather(held, mine)
+            dist.all_gather(held, mine, group=self.group)
         return [json.loads(bytes(each.tolist())) for each in held]
 
     def broadcast_(self, tensors: Iterable[Tensor]) -> None:
@@ -88,7 +98,7 @@ class World:
 
         with _answered():
             for tensor in tensors:
-                dist.broadcast(tensor, 0)
+                dist.broadcast(tensor, 0, group=self.group)
 
     def sum_(self, tensors: Iterable[Tensor]) -> None:
         """The sum of each tensor over all ranks, in place."""
@@ -98,7 +108,7 @@ class World:
 
         with _answered():
             for tensor in tensors:
-                dist.all_reduce(tensor)
+                dist.all_reduce(tensor, group=self.group)
 
     def require_same(self, what: Mapping[str, str]) -> None:
         """Raises InputError on every rank that names each entry in which ranks differ, and how."""

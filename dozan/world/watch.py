@@ -73,7 +73,6 @@ class Watch:
         failure = _failure(self._rank, error)
         try:
             known = Failure(**json.loads(self._store.compare_set(_FAILED, "", json.dumps(asdict(failure)))))
-            self._store.set(f"seen/{self._rank}", "")
             if self._rank == 0:
                 if known.rank and known.text != failure.text:
                     _say(known)
@@ -81,6 +80,7 @@ class Watch:
                 self._wait_for("seen", _GRACE)
             else:
                 self.silenced = self._is_told(2 * _GRACE)
+                self._store.set(f"seen/{self._rank}", "")  # from here on the store may go
         except RuntimeError:  # the first rank is gone, and the store with it
             return
 
@@ -118,12 +118,13 @@ class Watch:
             return
         try:
             self._store.compare_set(_FAILED, "", json.dumps(asdict(failure)))
-            self._store.set(f"seen/{self._rank}", "")
             if self._rank == 0:
                 _say(failure)
                 self._store.set(_TOLD, "")
-                self._wait_for("seen", _GRACE)
-            elif not self._is_told(_GRACE):
+                self._wait_for("seen", _GRACE, but=failure.rank)
+            elif self._is_told(_GRACE):
+                self._store.set(f"seen/{self._rank}", "")
+            else:
                 _say(failure)
         except RuntimeError:  # no store any more
             _say(failure)
@@ -139,10 +140,10 @@ class Watch:
             time.sleep(_PAUSE / 4)
         return False
 
-    def _wait_for(self, mark: str, seconds: float) -> None:
-        """Until every rank has left its mark, at most so long."""
+    def _wait_for(self, mark: str, seconds: float, but: int = 0) -> None:
+        """Until every rank `but` one has left its mark, at most so long."""
         end = time.monotonic() + seconds
-        marks = [f"{mark}/{rank}" for rank in range(1, self._size)]
+        marks = [f"{mark}/{rank}" for rank in range(1, self._size) if rank != but]
         while time.monotonic() < end and not all(self._store.check([each]) for each in marks):
             time.sleep(_PAUSE / 8)
 

@@ -31,7 +31,11 @@ def theirs(model: torch.nn.Module, kind: str, seed: int = 5, **changes: Any) -> 
     rslora, dora = KINDS[kind]
     config = LoraConfig(r=4, lora_alpha=6, use_rslora=rslora, use_dora=dora, target_modules=list(ALL_TARGETS),
                         init_lora_weights="gaussian", task_type="CAUSAL_LM", **changes)  # fmt: skip
-    model = get_peft_model(model, config)
+    return randomised(get_peft_model(model, config), seed)
+
+
+def randomised(model: Any, seed: int = 5) -> Any:
+    """PEFT's model in evaluation mode, B random too, and the magnitudes off the norms."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

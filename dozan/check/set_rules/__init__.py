@@ -12,7 +12,7 @@ from dozan.check.reading_rules import READING
 from dozan.check.set_rules import balance, position, repeats, tools, values
 from dozan.check.set_rules.facts import RowFacts
 from dozan.check.set_rules.found import SetFound
-from dozan.rows.example import Example
+from dozan.rows.tool_lists import Tools
 
 RULES = Catalog(rule for module in (repeats, balance, position, tools, values) for rule in module.RULES)
 
@@ -29,10 +29,10 @@ class SetRules:
         self.balance = balance.Balance()
         self._others = (position.Position(), tools.Tools(), values.Values())
 
-    def add(self, facts: RowFacts, example: Example) -> None:
-        """A training row."""
+    def add(self, facts: RowFacts, tools: Tools) -> None:
+        """A training row and its tools; equal lists are one object, or they are looked at anew."""
         for rule in (self.repeats, self.balance, *self._others):
-            rule.add(facts, example)
+            rule.add(facts, tools)
 
     def add_eval(self, facts: RowFacts) -> None:
         """An evaluation row, which training rows must not leak into."""

@@ -18,7 +18,7 @@ from dozan.check.set_rules.found import Places, SetFound, ordered, share
 from dozan.check.set_rules.tally import Tally
 from dozan.check.set_rules.values import date_form
 from dozan.rows.arabic import fold
-from dozan.rows.example import Example
+from dozan.rows.tool_lists import Tools
 
 REFUSAL = Rule(
     "DZ611", "constant-refusal", "warning", "set", "One sentence answers the requests that need no tool",
@@ -90,7 +90,7 @@ class Balance:
         self._now: dict[bool, Tally[str]] = {True: Tally(), False: Tally()}
         self._dated = Places()
 
-    def add(self, facts: RowFacts, example: Example) -> None:
+    def add(self, facts: RowFacts, tools: Tools) -> None:
         self.rows += 1
         if facts.dialect:
             self.dialects.add(facts.dialect, facts.place)

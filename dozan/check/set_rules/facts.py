@@ -14,6 +14,7 @@ from dozan.rows.example import Example, Json
 from dozan.rows.groups import hash_text
 from dozan.rows.identity import MadeOnce
 from dozan.rows.splits import sentence_pattern
+from dozan.rows.tool_lists import Tools
 
 _LONGEST_VALUE = 200
 
@@ -69,9 +70,9 @@ def compared_text(view: RowView) -> str:
     return view.query or "\n".join(content_text(message.get("content")) for message in view.example.messages)
 
 
-def tool_names(example: Example) -> tuple[str, ...]:
+def tool_names(tools: Tools) -> tuple[str, ...]:
     """The declared names of a row's tools, in order; worked out once for rows that share a list."""
-    return _NAMES.get(example.tools, lambda: tuple(map(_tool_name, example.tools)))
+    return _NAMES.get(tools, lambda: tuple(map(_tool_name, tools)))
 
 
 def _facts(view: RowView, seen: Sketch) -> RowFacts:
@@ -86,7 +87,7 @@ def _facts(view: RowView, seen: Sketch) -> RowFacts:
     return RowFacts(
         place=view.place,
         row=example.id,
-        names=tool_names(example),
+        names=tool_names(example.tools),
         called=tuple(call.name for _, call in view.calls),
         values=values,
         answer=answer,

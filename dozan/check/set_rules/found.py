@@ -8,7 +8,7 @@ from typing import Protocol
 
 from dozan.check.finding import Rule
 from dozan.check.set_rules.facts import RowFacts
-from dozan.rows.example import Example
+from dozan.rows.tool_lists import Tools
 
 MOST_PLACES = 100
 
@@ -27,7 +27,7 @@ class SetFound:
 class SetRule(Protocol):
     """An accumulator over the training rows, in memory that does not grow with them."""
 
-    def add(self, facts: RowFacts, example: Example) -> None: ...
+    def add(self, facts: RowFacts, tools: Tools) -> None: ...
 
     def findings(self) -> Iterator[SetFound]: ...
 

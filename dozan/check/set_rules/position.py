@@ -16,7 +16,7 @@ from dozan.check.finding import Catalog, Rule
 from dozan.check.set_rules.chance import SIGNIFICANT, normal_two_sided, said
 from dozan.check.set_rules.facts import RowFacts
 from dozan.check.set_rules.found import Places, SetFound, share
-from dozan.rows.example import Example
+from dozan.rows.tool_lists import Tools
 
 POSITION = Rule(
     "DZ621", "position-bias", "warning", "set", "The right tool's place in the list gives it away",
@@ -45,7 +45,7 @@ class Position:
         self._places: dict[int, Places] = {}
         self._lengths: Counter[int] = Counter()
 
-    def add(self, facts: RowFacts, example: Example) -> None:
+    def add(self, facts: RowFacts, tools: Tools) -> None:
         names = facts.names
         if len(names) < 2 or not facts.called or facts.called[0] not in names or len(set(names)) < len(names):
             return

@@ -12,7 +12,7 @@ from dozan.check.near import NearIndex, Pair, repeats
 from dozan.check.set_rules.facts import RowFacts
 from dozan.check.set_rules.found import Places, SetFound, share
 from dozan.check.set_rules.tally import Tally
-from dozan.rows.example import Example
+from dozan.rows.tool_lists import Tools
 
 DUPLICATE = Rule(
     "DZ601", "duplicate-row", "warning", "set", "Rows with the same request and the same answer",
@@ -65,7 +65,7 @@ class Repeats:
         self._with_near = with_near
         self._patterns: Tally[str] = Tally(_MOST_PATTERNS)
 
-    def add(self, facts: RowFacts, example: Example) -> None:
+    def add(self, facts: RowFacts, tools: Tools) -> None:
         self.index.add(facts.seen, facts.keys, facts.place)
         if facts.pattern:
             self._patterns.add(facts.pattern, facts.place)

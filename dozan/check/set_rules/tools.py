@@ -11,8 +11,9 @@ from dozan.check.set_rules.found import SetFound, ordered
 from dozan.check.set_rules.tally import Tally
 from dozan.check.view import read_parameters
 from dozan.rows.arabic import fold
-from dozan.rows.example import Example, Json
+from dozan.rows.example import Json
 from dozan.rows.identity import MadeOnce
+from dozan.rows.tool_lists import Tools as RowTools
 
 NOTHING_REQUIRED = Rule(
     "DZ631", "required-empty", "warning", "set", "No tool requires any of its parameters",
@@ -63,8 +64,8 @@ class Tools:
         self._offered: Tally[str] = Tally(_MOST_TOOLS)
         self._called: Tally[str] = Tally(_MOST_TOOLS)
 
-    def add(self, facts: RowFacts, example: Example) -> None:
-        self._known.get(example.tools, lambda: self._learn(example, facts.place))
+    def add(self, facts: RowFacts, tools: RowTools) -> None:
+        self._known.get(tools, lambda: self._learn(tools, facts.place))
         for name in facts.names:
             self._offered.add(name, facts.place)
         for name in facts.called:
@@ -100,8 +101,8 @@ class Tools:
                 places = tuple(self._offered.place(name) for name, _ in idle[:100])
                 yield SetFound(NEVER_CALLED, "tools", f"{len(idle)} tools are never called: {said}", len(idle), places)
 
-    def _learn(self, example: Example, place: str) -> bool:
-        for tool in example.tools:
+    def _learn(self, tools: RowTools, place: str) -> bool:
+        for tool in tools:
             function = tool.get("function", tool)
             name = function.get("name") if isinstance(function, Mapping) else None
             if isinstance(name, str) and name not in self._tools and len(self._tools) < _MOST_TOOLS:

@@ -12,8 +12,8 @@ from dozan.check.set_rules.found import Places, SetFound
 from dozan.check.set_rules.tally import Tally
 from dozan.check.view import read_parameters
 from dozan.rows.arabic import ascii_digits, fold
-from dozan.rows.example import Example
 from dozan.rows.identity import MadeOnce
+from dozan.rows.tool_lists import Tools
 
 MIXED_DATES = Rule(
     "DZ641", "mixed-dates", "warning", "set", "One argument writes dates in several ways",
@@ -76,8 +76,8 @@ class Values:
         self._closed: set[tuple[str, str]] = set()
         self._known: MadeOnce[bool] = MadeOnce()
 
-    def add(self, facts: RowFacts, example: Example) -> None:
-        self._known.get(example.tools, lambda: self._learn(example))
+    def add(self, facts: RowFacts, tools: Tools) -> None:
+        self._known.get(tools, lambda: self._learn(tools))
         for value in facts.values:
             key = (value.tool, value.name)
             if isinstance(value.value, str) and (key in self._arguments or len(self._arguments) < _MOST_ARGUMENTS):
@@ -96,9 +96,9 @@ class Values:
             if (tool, name) not in self._closed:
                 yield from _diversity(path, argument)
 
-    def _learn(self, example: Example) -> bool:
+    def _learn(self, tools: Tools) -> bool:
         """Which arguments have a closed list of values."""
-        for tool in example.tools:
+        for tool in tools:
             function = tool.get("function", tool)
             if not isinstance(function, Mapping):
                 continue

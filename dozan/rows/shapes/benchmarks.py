@@ -104,6 +104,7 @@ def _read_companion(options: Options) -> dict[str, Json] | None:
     path = options.file.parent / "possible_answer" / options.file.name
     if not path.is_file():
         return None
+    options.beside.append(path)
     answers: dict[str, Json] = {}
     for record in read_records(path):
         if isinstance(record, Broken):

@@ -88,7 +88,8 @@ def read_tools(value: Json, options: Options) -> Tools:
     if isinstance(value, str) and not looks_listed(value):
         key = f"tools file {value}"
         if key not in options.memory:
-            options.memory[key] = _tools_file(value, options.file.parent)
+            found = options.memory[key] = _tools_file(value, options.file.parent)
+            options.beside.extend([] if isinstance(found, ShapeError) else [options.file.parent / value])
         found = options.memory[key]
         if isinstance(found, ShapeError):
             raise ShapeError("tools", found.message, found.code_name)

@@ -33,13 +33,15 @@ class Options:
     """What shapes need besides the row.
 
     file: the file read, for files beside it. system: a system text for rows that have none. ask: the user's text for
-    rows of raw text, which have no question. memory: what a shape keeps from row to row.
+    rows of raw text, which have no question. memory: what a shape keeps from row to row. beside: gets the files beside
+    it that were read.
     """
 
     file: Path = Path()
     system: str = ""
     ask: str = ""
     memory: dict[str, Any] = field(default_factory=dict, compare=False)
+    beside: list[Path] = field(default_factory=list, compare=False)
 
 
 @dataclass(frozen=True)

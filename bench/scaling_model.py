@@ -1,0 +1,314 @@
+"""`python -m bench.scaling_model [RECORD]`: the step measured on one GPU, carried to many by `dozan.train.scaling`.
+
+Nothing is fitted to what was measured on several GPUs: the record's one-GPU steps and the link's rate (`link`, else
+others' figures) give every prediction. It prints predictions beside the record's points, and goes on to 64 … 1,024
+GPUs on machines of 8 over three networks: seconds, bytes, efficiency, GPU hours, and cost at a price. `--write` puts
+the tables into docs/en/scaling.md, between comments that name them, and the picture into docs/images/scaling.svg.
+Without a record the one-GPU seconds are those that `dozan plan` expects of an H200; what is to be measured says
+TODO-RECORD.
+
+A record: {"what", "gpu", "link": {"name", "bandwidth", "hop", "chunk"} or none (bytes/s and seconds, measured),
+"workloads": {name: `described`}, "points": [{"workload", "gpus", "step_seconds", "rows_per_second", "reduce_seconds",
+"tokens"}]}. reduce_seconds: of summing the gradients alone; tokens: computed by the rank that has most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench.depth import standalone
+from dozan.html.charts import Line, line_chart
+from dozan.pack import by_tokens, pack_rows
+from dozan.recipe import AdapterRecipe, load_recipe
+from dozan.train.cards import CARDS, step_seconds
+from dozan.train.deal import head_cost
+from dozan.train.memory_setup import Setup
+from dozan.train.plan import Plan
+from dozan.train.scaling import (
+    BUFFER_BYTES,
+    LINKS,
+    NETWORKS,
+    Cluster,
+    Exchange,
+    Link,
+    Part,
+    Point,
+    Rows,
+    all_reduce_seconds,
+    measured,
+    pays_up_to,
+    step,
+)
+from dozan.train.schedule import common_beginning
+from dozan.train.shapes import shape_of
+from dozan.train.spread import exchange_of
+
+ROOT = Path(__file__).parents[1]
+RECORD = ROOT / "bench" / "records" / "2026-11-22-scaling-h200.json"
+PAGE, PICTURE = ROOT / "docs" / "en" / "scaling.md", ROOT / "docs" / "images" / "scaling.svg"
+TODO = "TODO-RECORD"
+CHECKED, CARRIED = (2, 4, 8), (64, 128, 256, 512, 1024)
+_MACHINE = 8
+_LAYER_SECONDS = 0.45e-3
+"""As train/cards.py has it, where one workload alone cannot tell."""
+_ROW, _ANSWER, _DECLARATION = 75.0, 39.5, 800
+"""Tokens of a row of bench.workloads' tool rows: its own, those supervised, and those that all begin with."""
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A workload: its rows, what a step moves, the seconds of a step on one GPU, and of its floor a pack."""
+
+    name: str
+    rows: Rows
+    exchange: Exchange
+    alone: float
+    floor: float
+
+    def part(self, gpus: int, times: float = 1.0) -> Part:
+        """Of the rank that has most, of a step of `times` as many rows."""
+        cost, packs = self.rows.part(1)
+        return measured(self.alone, cost, packs, self.floor)(*self.larger(times).part(gpus))
+
+    def larger(self, times: float) -> Rows:
+        """A step of `times` as many rows."""
+        rows = self.rows
+        return replace(rows, rows=round(times * rows.rows), own=times * rows.own, weight=times * rows.weight)
+
+    def on(self, gpus: int, cluster: Cluster, overlap: float = 1.0, times: float = 1.0) -> Point:
+        """A step on so many GPUs."""
+        parts, alone = [self.part(gpus, times)] * gpus, self.part(1, times).seconds
+        return step(parts, alone, self.exchange, cluster, overlap)
+
+
+def described(planned: Plan, setup: Setup, model: str) -> Json:
+    """What a record tells of a workload, from the first step of its plan."""
+    rows, tries = sorted(planned.rows_of(0), key=by_tokens), planned.packing == "tries"
+    trunk = common_beginning(rows) if tries and len(rows) > 1 else 0
+    own = sum(map(len, pack_rows(rows, planned.packing, 2**40))) - trunk
+    supervised = sum(len(row.supervised[0]) for row in rows)
+    return {
+        "model": model, "rows": len(rows), "trunk": trunk, "own": own,
+        "weight": round(own + head_cost(setup.config) * supervised), "pack_tokens": planned.pack_tokens,
+        "floor_seconds": _LAYER_SECONDS * setup.config.num_hidden_layers, "exchange": asdict(exchange_of(setup)),
+    }  # fmt: skip
+
+
+def works(record: Json) -> list[Work]:
+    """The workloads of a record that have a step on one GPU."""
+    alone = {p["workload"]: p["step_seconds"] for p in record["points"] if p["gpus"] == 1}
+    found = []
+    for name, seconds in alone.items():
+        told = record["workloads"][name]
+        rows = Rows(*(told[key] for key in ("rows", "trunk", "own", "weight", "pack_tokens")))
+        floor = min(_floor(record, told, alone), seconds / rows.part(1)[1])
+        found.append(Work(name, rows, Exchange(**told["exchange"]), seconds, floor))
+    return found
+
+
+def _floor(record: Json, told: Json, alone: Mapping[str, float]) -> float:
+    """Seconds of a pack however short it is: from the two one-GPU steps of the model that differ most, else as
+    expected."""
+    known = []
+    for name, seconds in alone.items():
+        other = record["workloads"][name]
+        if other["model"] == told["model"]:
+            rows = Rows(*(other[key] for key in ("rows", "trunk", "own", "weight", "pack_tokens")))
+            known.append((*rows.part(1), seconds))
+    (least, few, short), (most, many, long) = min(known), max(known)
+    across = few * most - many * least
+    if len(known) < 2 or not across:
+        return float(told["floor_seconds"])
+    return max(0.0, (short * most - long * least) / across)
+
+
+def cluster(record: Json, network: str) -> Cluster:
+    """Machines of 8 as the record's, joined by a network."""
+    given = record.get("link") or {"name": "nvlink-4"}
+    known: Link = LINKS[given["name"]]
+    inside = replace(known, **{key: given[key] for key in ("bandwidth", "hop", "chunk") if key in given},
+                     measured="bandwidth" in given)  # fmt: skip
+    return Cluster(inside, LINKS[network], _MACHINE)
+
+
+def compared(record: Json, overlap: float = 1.0) -> str:
+    """Predictions beside what was measured on several GPUs, as a table."""
+    lines = _head("workload", "GPUs", "s a step: predicted", "measured", "off by", "times one: predicted", "measured",
+                  "ms to sum the gradients: predicted", "measured")  # fmt: skip
+    here = cluster(record, NETWORKS[0])
+    for work in works(record):
+        told = {p["gpus"]: p for p in record["points"] if p["workload"] == work.name}
+        lines.append(f"| {work.name} | 1 | | {_seconds(work.alone, record)} | | | | | |")
+        for gpus in sorted({*CHECKED, *told} - {1}):
+            point, seen = work.on(gpus, here, overlap), told.get(gpus, {})
+            took, summed = seen.get("step_seconds"), work.exchange.summed
+            buffers = max(1, math.ceil(summed / BUFFER_BYTES))
+            alone = 1e3 * buffers * all_reduce_seconds(summed / buffers, gpus, here)
+            lines.append(
+                f"| {work.name} | {gpus} | {point.seconds:.4g} | {_or_todo(took, '.4g')} | "
+                f"{_or_todo(took and point.seconds / took - 1, '+.1%')} | {point.speedup:.2f} | "
+                f"{_or_todo(took and work.alone / took, '.2f')} | {alone:.2f} | "
+                f"{_or_todo(1e3 * seen['reduce_seconds'] if 'reduce_seconds' in seen else None, '.2f')} |"
+            )
+    return "\n".join(lines)
+
+
+def _head(*names: str) -> list[str]:
+    """The first lines of a table: names to the left in the first column, figures to the right."""
+    return [f"| {' | '.join(names)} |", "|---|" + "---:|" * (len(names) - 1)]
+
+
+def _seconds(value: float, record: Json) -> str:
+    return f"{TODO} (expected: {value:.4g})" if record.get("expected") else f"{value:.4g}"
+
+
+def _or_todo(value: float | None, form: str) -> str:
+    return TODO if value is None else format(value, form)
+
+
+def carried(record: Json, work: Work, kept: bool, overlap: float = 1.0, price: float | None = None) -> str:
+    """A step on 64 to 1,024 GPUs over each network, as a table. kept: each GPU has as many rows as one of 8 has, so
+    that a step grows; else the step is the same, and no more GPUs than rows share it. price: of a GPU hour."""
+    cost = () if price is None else (f"cost at {price:g} an hour",)
+    lines = _head("network", "GPUs", "rows a step", "s a step", "of which waits", "efficiency", "MiB a GPU sends",
+                  "GPU hours for a million rows", *cost)  # fmt: skip
+    for gpus in CARRIED:
+        times = gpus / _MACHINE if kept else 1.0
+        for network in NETWORKS:
+            if not kept and gpus > work.rows.rows:
+                continue
+            point, rows = work.on(gpus, cluster(record, network), overlap, times), work.larger(times).rows
+            hours = gpus * point.seconds / rows * 1e6 / 3600
+            sent = work.exchange.sent(gpus, work.part(gpus, times).packs) / 2**20
+            paid = "" if price is None else f" {price * hours:,.0f} |"
+            lines.append(f"| {network} | {gpus:,} | {rows:,} | {point.seconds:.3g} | {point.waiting:.2g} | "
+                         f"{point.efficiency:.0%} | {sent:,.0f} | {hours:,.3g} |{paid}")  # fmt: skip
+    return "\n".join(lines)
+
+
+def paying(record: Json, overlap: float = 1.0) -> str:
+    """How many GPUs each workload pays on, over each network."""
+    lines = _head("workload", "rows a step", *NETWORKS)
+
+    def efficiency(gpus: int, work: Work, network: str) -> float:
+        return work.on(gpus, cluster(record, network), overlap).efficiency
+
+    for work in works(record):
+        bound = min(CARRIED[-1], work.rows.rows)
+        most = [pays_up_to(partial(efficiency, work=work, network=network), bound) for network in NETWORKS]
+        lines.append(f"| {work.name} | {work.rows.rows:,} | {' | '.join(f'{n:,}' for n in most)} |")
+    return "\n".join(lines)
+
+
+def links(record: Json) -> str:
+    """What is taken of each link, and where it is from."""
+    inside = cluster(record, NETWORKS[0]).inside
+    lines = ["| link | GB/s | µs a hop | µs a chunk | from |", "|---|---:|---:|---:|---|"]
+    for link in [inside if link.name == inside.name else link for link in LINKS.values()]:
+        source = "**measured by us**" if link.measured else link.source
+        shared = " a machine" if link.shared else ""
+        lines.append(f"| {link.name} | {link.bandwidth / 1e9:g}{shared} | {1e6 * link.hop:g} | {1e6 * link.chunk:g} | "
+                     f"{source} |")  # fmt: skip
+    return "\n".join(lines)
+
+
+def drawing(record: Json, overlap: float = 1.0) -> str:
+    """Efficiency over GPUs: the first workload's step divided, and grown with the GPUs; what was measured as dots."""
+    work = max(works(record), key=lambda each: each.rows.rows)
+    slow, fast = (cluster(record, name) for name in (NETWORKS[0], NETWORKS[-1]))
+    most = int(math.log2(min(CARRIED[-1], work.rows.rows)))
+
+    def line(name: str, here: Cluster, colour: int, kept: bool) -> Line:
+        counts = [2**i for i in range(3 if kept else 0, 11 if kept else most + 1)]
+        found = [work.on(n, here, overlap, n / _MACHINE if kept else 1.0).efficiency for n in counts]
+        return Line(name, tuple((math.log2(n), 100 * y) for n, y in zip(counts, found, strict=True)), colour)
+
+    seen = [(math.log2(p["gpus"]), 100 * work.alone / p["gpus"] / p["step_seconds"])
+            for p in record["points"] if p["workload"] == work.name]  # fmt: skip
+    lines = [
+        line(f"{work.rows.rows:,} rows a step, {fast.network.name}", fast, 1, False),
+        line(f"the same, {slow.network.name}", slow, 2, False),
+        line(f"{work.rows.rows // _MACHINE} rows a GPU, {fast.network.name}", fast, 3, True),
+        line(f"the same, {slow.network.name}", slow, 4, True),
+    ]
+    if not record.get("expected"):
+        lines.append(Line("measured", tuple(seen), 0, dots=True))
+    title = f"Efficiency in % of {work.name} on 2^x GPUs"
+    return standalone(line_chart(lines, title, "2^x GPUs"), lines, ": efficiency, %", left=70, top=115)
+
+
+def expected() -> Json:
+    """A record without measurements: what `dozan plan` expects of one H200."""
+    card, trinity = CARDS["h200"], load_recipe("gemma3-12b-trinity").adapter
+    made: Json = {"expected": True, "points": [], "workloads": {}}
+    for name, size, rows, trunk, own, supervised, pack in (
+        ("tool-2048", "270m", 2048, _DECLARATION, _ROW, _ANSWER, 65536),
+        ("tool-64", "270m", 64, _DECLARATION, _ROW, _ANSWER, 65536),
+        ("12b-trinity", "12b", 64, 0, 4096.0, 2048.0, 4096),
+    ):
+        config = shape_of(size)
+        assert config is not None
+        adapter = trinity if size == "12b" else AdapterRecipe()
+        setup = Setup(config, adapter, pack, 64, quantise="nf4" if size == "12b" else "none")
+        told = Rows(rows, trunk, rows * own, rows * (own + head_cost(config) * supervised), pack)
+        _, packs = told.part(1)
+        one = replace(setup, tokens=round(trunk + rows * own / packs), supervised=round(rows * supervised / packs))
+        made["workloads"][name] = {
+            "model": size, **asdict(told), "floor_seconds": _LAYER_SECONDS * config.num_hidden_layers,
+            "exchange": asdict(exchange_of(setup)),
+        }  # fmt: skip
+        seconds = packs * step_seconds(one, card, trunk + own)
+        made["points"].append({"workload": name, "gpus": 1, "step_seconds": seconds})
+    return made
+
+
+def tables(record: Json, overlap: float = 1.0, price: float | None = None) -> dict[str, str]:
+    """Every table by the name that the page has for it."""
+    found = {"links": links(record), "compared": compared(record, overlap), "paying": paying(record, overlap)}
+    for work in works(record):
+        if work.rows.rows >= CARRIED[0]:
+            found[f"{work.name}, the same step"] = carried(record, work, False, overlap, price)
+            found[f"{work.name}, the same rows a GPU"] = carried(record, work, True, overlap, price)
+    return found
+
+
+def filled(page: str, made: Mapping[str, str]) -> str:
+    """The page with each table between its comments. Raises ValueError for a comment that names no table."""
+
+    def put(match: re.Match[str]) -> str:
+        if match["name"] not in made:
+            raise ValueError(f"no table {match['name']!r}; there are {', '.join(made)}")
+        return f"<!-- table: {match['name']} -->\n{made[match['name']]}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: (?P<name>[^\n]*?) -->\n.*?<!-- end -->", put, page, flags=re.DOTALL)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables; with --write, put them and the picture into the documentation."""
+    parser = argparse.ArgumentParser(prog="python -m bench.scaling_model", description=__doc__.partition("\n")[0])
+    parser.add_argument("record", type=Path, nargs="?", help="a record of 1, 2, … GPUs; without one: as expected")
+    parser.add_argument("--overlap", type=float, default=1.0, help="share of the computing that exchanges can use")
+    parser.add_argument("--price", type=float, help="of a GPU hour")
+    parser.add_argument("--write", action="store_true", help="write the page's tables and the picture")
+    chosen = parser.parse_args(arguments)
+    path = chosen.record or (RECORD if RECORD.exists() else None)
+    record = expected() if path is None else json.loads(path.read_text(encoding="utf-8"))
+    made = tables(record, chosen.overlap, chosen.price)
+    for name, table in made.items():
+        print(f"\n{name}\n{table}")
+    if chosen.write:
+        PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), made), encoding="utf-8")
+        PICTURE.write_text(drawing(record, chosen.overlap), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
