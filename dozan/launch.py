@@ -95,8 +95,6 @@ def without(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
 
 def _attempt(command: Sequence[str], gpus: int, status: Path, port: int | None) -> tuple[int, ProcessFailure] | None:
     """Start the ranks and wait for them. The rank that failed first, if one did."""
-    if port is not None:
-        _require_free(port)
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=gpus, run_id=uuid.uuid4().hex, rdzv_backend="c10d",
         rdzv_endpoint=f"localhost:{port or 0}", rdzv_configs={"timeout": 60, "is_host": True}, max_restarts=0,
@@ -109,7 +107,8 @@ def _attempt(command: Sequence[str], gpus: int, status: Path, port: int | None) 
     except RendezvousConnectionError:
         if port is None:
             raise
-        raise InputError(_in_use(port, "Address already in use")) from None
+        raise InputError(f"--port {port} is in use; take another one, such as {_free_port()}, or leave --port out"
+                         ) from None  # fmt: skip
     return None
 
 
@@ -182,20 +181,11 @@ def _silent() -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
 
 
-def _require_free(port: int) -> None:
-    with socket.socket() as held:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            held.bind(("", port))
-        except OSError as error:
-            raise InputError(_in_use(port, str(error.strerror))) from None
-
-
-def _in_use(port: int, why: str) -> str:
+def _free_port() -> int:
     with socket.socket() as held:
         held.bind(("", 0))
-        free = held.getsockname()[1]
-    return f"--port {port} cannot be used ({why}); take another one, such as {free}, or leave --port out"
+        port: int = held.getsockname()[1]
+        return port
 
 
 def _left(status: Path) -> int:

@@ -76,7 +76,9 @@ class TrainRecipe(_Section):
     `stall_minutes`: a run in which nothing ends for so long, and for ten times its median step, is stopped (0: never).
     `recoveries`: times that steps which are not finite send it back to its last good checkpoint, at half the rate.
     `optimizer`: adamw_8bit keeps the moments of matrices in 8 bits, a quarter of the memory. `weights`: full trains
-    every weight of the base, the embedding too, in place of an adapter, whose section is not used then.
+    every weight of the base, the embedding too, in place of an adapter, whose section is not used then. `fsdp`: on
+    several ranks each holds a part of the weights (FSDP2) and gathers the layer it computes; auto does so where the
+    whole does not fit a GPU.
     """
 
     weights: Literal["adapter", "full"] = "adapter"
@@ -97,6 +99,7 @@ class TrainRecipe(_Section):
     clip_norm: float = Field(default=1.0, gt=0)
     recompute: Annotated[Literal["auto", "none", "layers"] | int, BeforeValidator(_recomputed)] = "auto"
     offload: bool = False
+    fsdp: Literal["auto"] | bool = "auto"
     eval_steps: int | None = Field(default=None, ge=1)
     save_steps: int | None = Field(default=None, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)

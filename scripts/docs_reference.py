@@ -27,7 +27,7 @@ GUIDES = {
     "clean": "reliability.md", "doctor": "install.md", "plan": "memory.md", "compare": "scores.md",
     "render-diff": "runtimes.md", "push": "export.md", "forget": "scores.md", "eval": "scores.md", "merge": "export.md",
     "export": "export.md", "run": "serve.md", "serve": "serve.md", "data": "rows.md", "sweep": "sweep.md",
-    "reproduce": "reproduce.md",
+    "reproduce": "reproduce.md", "join": "scores.md",
 }  # fmt: skip
 """Where more is said about a verb; a page that is not there is not linked."""
 
@@ -54,6 +54,8 @@ MEANINGS = {
     "train.epsilon": "AdamW's",
     "train.clip_norm": "the gradient's norm is brought down to this",
     "train.offload": "the inputs of recomputed layers wait in host memory",
+    "train.fsdp": "on several ranks each holds a part of the weights and gathers the layer it computes (FSDP2); auto "
+    "does so where the whole does not fit a GPU",
     "train.keep_checkpoints": "the newest so many stay, and the best on held-out rows",
     "train.log_steps": "steps between lines of the log",
     "track.to": "wandb, tensorboard, trackio, several or none; each is an extra",

@@ -38,8 +38,10 @@ def free_port() -> int:
         return int(held.getsockname()[1])
 
 
-def on_ranks(count: int, work: Work, port: int | None = None, start: tuple[int, ...] | None = None,
-             during: Callable[[list[int]], None] = lambda children: None, **environment: str) -> list[Ended]:  # fmt: skip
+def on_ranks(
+    count: int, work: Work, port: int | None = None, start: tuple[int, ...] | None = None,
+    during: Callable[[list[int]], None] = lambda children: None, **environment: str,
+) -> list[Ended]:  # fmt: skip
     """What `work` gives on each of `count` ranks, of which only those in `start` are started. during: called with the
     process ids while they run."""
     port = free_port() if port is None else port

@@ -23,7 +23,7 @@ from dozan.train import memory_choice
 from dozan.train.live import Event
 from dozan.train.loop import fit, train
 from dozan.train.memory import predict
-from dozan.train.memory_choice import Adapt, choose, fitted
+from dozan.train.memory_choice import Adapt, choose, fitted, shared_out
 from dozan.train.memory_fit import SHORT
 from dozan.train.memory_fit import fit as fit_memory
 from dozan.train.memory_run import setup_on
@@ -65,6 +65,21 @@ def test_with_room_nothing_changes(base: Path, data: Path) -> None:
     job = job_of(base, data)
     assert choose(job, on_gpu(job), 2**40, False) is job
     assert fitted(job, "nowhere") is job, "without a GPU nothing is looked at"
+
+
+def test_the_base_is_shared_out_where_the_whole_does_not_fit(base: Path, data: Path) -> None:
+    job = job_of(base, data)
+    setup = on_gpu(job)
+    whole = budget_for(replace(setup, embedding="cpu"), offload=True)
+    assert shared_out(job, setup, 2, whole) == (job, setup), "it fits as it is"
+    assert shared_out(job, setup, 1, whole - 1) == (job, setup), "nobody to share with"
+    shared, held = shared_out(job, setup, 64, whole - 1)
+    assert shared.plan.recipe.train.fsdp is True and held.shards == 64 and "train.fsdp=true" in shared.notes[-1]
+    assert shared_out(job, setup, 64, 1) == (job, setup), "in shares it does not fit either"
+    refused = job_of(base, data, "train.fsdp=false")
+    assert shared_out(refused, setup, 64, whole - 1) == (refused, setup)
+    wanted = job_of(base, data, "train.fsdp=true")
+    assert shared_out(wanted, setup, 3, 2**40)[1].shards == 3
 
 
 def test_the_embedding_moves_before_anything_is_changed(base: Path, data: Path) -> None:

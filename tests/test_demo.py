@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import shutil
 from importlib import import_module
 from pathlib import Path
 
@@ -20,19 +19,27 @@ from dozan.rows.readers import read_rows
 pytestmark = pytest.mark.usefixtures("short_answers")
 demo = import_module("dozan.demo")
 ROWS = Path(dozan.EMBEDDED_BASE).parent / "mobile_actions_ar"
+TOOLS = {"open_wifi_settings", "set_alarm", "make_call", "get_weather"}
 Captured = pytest.CaptureFixture[str]
+
+
+def called(line: str) -> set[str]:
+    """The tools that a row calls."""
+    calls = json.loads(line)["messages"][-1].get("tool_calls", [])
+    return {call["function"]["name"] for call in calls}
 
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Assets of a random base, eight training and four test rows; where the demo writes."""
+    """Assets of a random base, eight training and four test rows with four of the tools; where the demo writes."""
     assets = tmp_path / "assets"
     make_folder(assets / "base", max_position_embeddings=4096)
     (assets / "rows").mkdir()
-    shutil.copy(ROWS / "tools.json", assets / "rows")
+    tools = [tool for tool in json.loads((ROWS / "tools.json").read_bytes()) if tool["function"]["name"] in TOOLS]
+    (assets / "rows" / "tools.json").write_text(json.dumps(tools), encoding="utf-8")
     whole = {"train": gzip.decompress(demo.TRAIN.read_bytes()), "test": demo.TEST.read_bytes()}
     for name, count in (("train", 8), ("test", 4)):
-        lines = whole[name].decode().splitlines(keepends=True)
+        lines = [line for line in whole[name].decode().splitlines(keepends=True) if called(line) <= TOOLS]
         (assets / "rows" / f"{name}.jsonl").write_text("".join(lines[:count]), encoding="utf-8")
         monkeypatch.setattr(demo, name.upper(), assets / "rows" / f"{name}.jsonl")
     monkeypatch.setattr(demo, "ROWS", assets / "rows")

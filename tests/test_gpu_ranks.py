@@ -70,7 +70,9 @@ def test_two_gpus_train_what_one_does(changes: tuple[str, ...], tmp_path: Path) 
     assert beside["buffers"] > 3 and beside["held"][0] == beside["held"][1]
     # The sum that begins during the pass is the sum after it, to the bit: nothing is read before it is there.
     assert beside["steps"] == after["steps"] and beside["held"] == after["held"]
-    assert [pytest.approx(step, rel=1e-2) for step in alone["steps"]] == beside["steps"]
+    # In bfloat16 the order of a sum shows; in float32 tests/test_ranks.py finds 1e-6.
+    for (loss, norm), (other, other_norm) in zip(alone["steps"], beside["steps"], strict=True):
+        assert other == pytest.approx(loss, rel=1e-2) and other_norm == pytest.approx(norm, rel=0.1)
 
 
 if __name__ == "__main__":

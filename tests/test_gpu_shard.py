@@ -16,11 +16,10 @@ import torch
 from ranks import free_port
 from shard_models import BOTH, LORA, base, checkpoint, furthest, moved, packs, recipe, step
 
-from dozan.judge.generate import generate_tokens
+from dozan.judge.generate import generate_ids
 from dozan.model.adapter import attach, refresh
 from dozan.model.gemma3 import Gemma3
 from dozan.model.shard import is_sharded, load_sharded, shard_base, take_part
-from dozan.pack import pack_rows
 from dozan.recipe import Recipe
 from dozan.train.passes import EagerPasses, make_passes
 from dozan.train.state import Trainee
@@ -33,7 +32,8 @@ pytestmark = pytest.mark.skipif(
 SHAPE = {"hidden_size": 640, "intermediate_size": 2048, "head_dim": 256, "num_attention_heads": 4,
          "num_key_value_heads": 1, "num_hidden_layers": 5, "vocab_size": 4099}  # fmt: skip
 DEEP = {"hidden_size": 1024, "intermediate_size": 4096, "head_dim": 256, "num_attention_heads": 8,
-        "num_key_value_heads": 4, "num_hidden_layers": 16, "vocab_size": 8192}  # fmt: skip
+        "num_key_value_heads": 4, "num_hidden_layers": 24, "vocab_size": 8192}  # fmt: skip
+LINEAR_SHAPES = [(2048, 1024), (1024, 1024), (1024, 1024), (1024, 2048), (4096, 1024), (4096, 1024), (1024, 4096)]
 MIB = 2**20
 
 
@@ -103,7 +103,7 @@ def _held(world: World, device: torch.device, folder: Path, quantise: str) -> No
     held, most = used() - before, used(peak=True) - before
     parts = (layers + head) / 2
     assert held <= 1.02 * parts + trained + buffers + 2 * MIB, (held, parts, trained, buffers)
-    assert most <= 1.02 * parts + trained + buffers + max(3 * layer + 4 * row, 2.5 * head) + 4 * MIB, (most, parts)
+    assert most <= 1.02 * parts + trained + buffers + max(3 * layer + 4 * row, 2.5 * head) + 64 * MIB, (most, parts)
     model.train()
     torch.cuda.reset_peak_memory_stats(device)
     step(model, chosen, packs()[:1])
@@ -120,27 +120,27 @@ def _held(world: World, device: torch.device, folder: Path, quantise: str) -> No
     print(f"[shard] {quantise}, MiB a rank: {figures}")
 
 
-LINEAR_SHAPES = [(2048, 1024), (1024, 1024), (1024, 1024), (1024, 2048), (4096, 1024), (4096, 1024), (1024, 4096)]
-
-
 def test_memory_of_a_rank(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, torch.bfloat16, **DEEP)
     for quantise in ("none", "nf4"):
         on_two(_held, folder, quantise)
 
 
-def _eager(world: World, device: torch.device) -> None:
+def _uncaptured(world: World, device: torch.device) -> None:
     chosen = recipe(*BOTH)
-    model = made(chosen, "bfloat16", device)
+    model = made(chosen, "nf4", device)
+    refresh(model)
+    prompts = [batch.ids[:9].tolist() for batch in packs()]
+    right = generate_ids(model, prompts, 8, {1})
     shard_base(model, world)
+    refresh(model)
     assert isinstance(make_passes(model, chosen), EagerPasses)
     assert not isinstance(Trainee.of(model, chosen, "").update, GraphedUpdate)
-    if world.first:  # a pack alone, before any that is back-propagated, in inference mode
-        with torch.inference_mode():
-            make_passes(model, chosen)
-    own = pack_rows([], "tries", 80)
-    assert own == []
+    answers = generate_ids(model, prompts, 8, {1})
+    assert sum(a == b for a, b in zip(answers, right, strict=True)) >= len(right) - 1, (answers, right)
+    step(model, chosen, packs()[:1])  # after inference mode
 
 
 def test_nothing_is_captured() -> None:
-    on_two(_eager)
+    """Answers before the first pass, on both ranks the same rows."""
+    on_two(_uncaptured)

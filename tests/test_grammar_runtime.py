@@ -115,8 +115,8 @@ def test_an_answer_that_was_whole_stays_as_it_was(way: None) -> None:
     rows = read_rows(TEST_ROWS)[:12]
     base = open_model(dozan.EMBEDDED_BASE)
     asked = [prompt_of(row, base) for row in rows]
-    free = generate(base, asked, 80)
-    held = generate(base, asked, 80, grammars=row_grammars(rows, base.chat))
+    free = generate(base, asked, 100)
+    held = generate(base, asked, 100, grammars=row_grammars(rows, base.chat))
     texts = [base.tokenizer.decode(found) for found in free]
     guides = Guides(base.tokenizer, stops(base), row_grammars(rows, base.chat))
     whole = [i for i, found in enumerate(free) if guides.accepts(i, found) and len(found) < 30]

@@ -58,7 +58,7 @@ def written(folder: Path, count: int = 150, held: int = 20) -> tuple[Path, Path]
     draw = random.Random(5)
     lines = [json.dumps(row(i, draw), ensure_ascii=False) for i in range(count)]
     heldout = [*lines[3 : 3 + held // 4], *(json.dumps(row(500 + i, draw)) for i in range(held - held // 4))]
-    odd = '{"messages": [{"role": "user", "content": "نصف \\ud83d"}, {"role": "assistant", "content": "?"}]}'
+    odd = '{"messages": [{"role": "user", "content": "?", "k\\ud83d": 1}, {"role": "assistant", "content": "!"}]}'
     marked, twice = "\ufeff" + lines[0], "\ufeff" + json.dumps(row(900, draw))
     lines[0] = marked
     for at, line in ((5, twice), (7, "{broken"), (40, odd), (41, "[1]"), (90, '{"messages": "x"}')):
@@ -130,6 +130,11 @@ def test_only_what_is_asked_for_is_kept(files: tuple[Path, Path], tmp_path: Path
     whole = check([rows], eval_files=[held], only=chosen)
     joined = join_checks([read_part(path) for path in parts(tmp_path, 3, [rows], eval_files=[held], only=chosen)])
     assert list(joined.findings) == list(whole.findings) and {**joined.stats} == {**whole.stats}
+
+
+def test_the_tokenizer_is_measured_on_training_rows(files: tuple[Path, Path]) -> None:
+    alone, beside = check([files[0]], only=["DZ110"]), check([files[0]], eval_files=[files[1]], only=["DZ110"])
+    assert alone.stats["tokenizer"] == beside.stats["tokenizer"] != check([files[1]], only=["DZ110"]).stats["tokenizer"]
 
 
 def test_many_tools_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dozan.kernels.capture import OWN_THREAD, uncollected
 from dozan.kernels.decode import DecodeAttention
+from dozan.model.gathered import is_sharded
 from dozan.model.gemma3 import Gemma3
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class Decoder:
         guided: bool = False,
     ) -> None:  # fmt: skip
         self._model, self._width, self._guides = model, max_new_tokens, guided
-        like, config = model.model.norm.weight, model.config
+        like, config = torch.empty(0, dtype=model.dtype, device=model.device), model.config
         slot = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
         self._own = like.new_zeros(slot * max((s.rows * s.own for s in shapes), default=0))
         self._shared = like.new_zeros(slot * max((s.shared for s in shapes), default=0))
@@ -207,7 +208,7 @@ class Decoder:
     def _next(self, shape: Shape) -> None:
         """A step, on a GPU a replay of it, but for the first of a shape, which prepares the kernels."""
         state = self._states[shape]
-        if not state.own.is_cuda:
+        if not state.own.is_cuda or is_sharded(self._model):
             self.step(state)
         elif shape in self._steps:
             captured = self._steps[shape]

@@ -216,7 +216,7 @@ class Cache:
     @staticmethod
     def empty(model: Gemma3, shared: Tensor | None, rows: int, capacity: int) -> Cache:
         """Own slots of zeros; without `shared`, nothing is shared."""
-        config, like = model.config, model.model.norm.weight
+        config, like = model.config, torch.empty(0, dtype=model.dtype, device=model.device)
         layers, heads, size = config.num_hidden_layers, config.num_key_value_heads, config.head_dim
         if shared is None:
             shared = like.new_empty(layers, 2, heads, 0, size)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dozan.judge.purposes import PurposeRow, PurposeScores
-from dozan.judge.summary import Scores
+from dozan.judge.summary import RowScore, Scores
 from dozan.rows.example import Example, Json
 from dozan.rows.groups import hash_text
 from dozan.rows.parts import Part, dealt, require_whole
@@ -56,7 +56,7 @@ class Joined:
 
 def score_entries(scores: Scores | PurposeScores | None, examples: Sequence[Example]) -> Iterator[Json]:
     """A part's rows; `examples` are those rows themselves, or none. No scores are those of no rows."""
-    rows = () if scores is None else scores.rows
+    rows: tuple[RowScore | PurposeRow, ...] = () if scores is None else scores.rows
     for at, row in enumerate(rows):
         entry: dict[str, Json] = {"score": dataclasses.asdict(row)}
         if examples:

@@ -8,15 +8,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeGuard
+from typing import Any
 
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from torch.distributed.fsdp import FSDPModule
 
-
-def is_group(module: nn.Module) -> TypeGuard[FSDPModule]:
+def is_group(module: nn.Module) -> bool:
     """Whether the weights of a module are shared out and gathered as one."""
     loaded = sys.modules.get("torch.distributed.fsdp")  # to import it takes a second, which one process need not pay
     return loaded is not None and isinstance(module, loaded.FSDPModule)
@@ -45,11 +42,12 @@ def gathered(module: nn.Module) -> Iterator[None]:
     if not is_group(module):
         yield
         return
-    module.unshard()
+    group: Any = module
+    group.unshard()
     try:
         yield
     finally:
-        module.reshard()
+        group.reshard()
 
 
 def each_gathered(model: nn.Module) -> Iterator[nn.Module]:

@@ -31,7 +31,7 @@ from dozan.recipe import TrainRecipe
 
 Rope = tuple[Tensor, Tensor]
 Run = Callable[[int, nn.Module, Tensor, Rope, Attend], Tensor]
-Forward = Callable[[Tensor, Rope, Attend], Tensor]
+Forward = Callable[..., Tensor]
 Keep = Callable[[Forward, Sequence[nn.Parameter], Tensor, Rope, Attend], Tensor]
 """Computes a layer of which only the input is kept: its forward pass, its trained parameters, and the arguments."""
 

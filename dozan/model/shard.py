@@ -11,7 +11,7 @@ at hand, and of the next one what arrives and what it is copied to.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -28,6 +28,7 @@ from dozan.world import World
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.fsdp import FSDPModule
 
 __all__ = ["gathered", "is_sharded", "load_sharded", "shard_base", "take_part"]
 
@@ -92,13 +93,13 @@ def take_part(model: Gemma3, backward: bool = True) -> None:
     back-propagate it. Nothing where the model is not shared out."""
     if not is_group(model):
         return
-    layers = [layer for layer in model.model.layers if is_group(layer)]
-    model.unshard()
+    layers, whole = list(model.model.layers), cast("FSDPModule", model)
+    whole.unshard()
     for layer in [*layers, *(reversed(layers) if backward else ())]:
         with gathered(layer):
             pass
     if backward:
-        model.reshard()
+        whole.reshard()
 
 
 def _mesh(device: torch.device, world: World) -> DeviceMesh:

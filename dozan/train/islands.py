@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dozan.model.gathered import is_sharded
 from dozan.model.gemma3 import Gemma3
 from dozan.train.health import Beat, Skipped, begins_in, is_of_gradients, silent
 from dozan.train.plan import Prepared
@@ -62,8 +63,8 @@ def layers_that_mend(
     trainee: Trainee, prepared: Prepared, step: int, skipped: Skipped, beat: Beat = silent
 ) -> tuple[int, ...]:
     """The layers, one after the other, that must compute in float32 for a step's packs to be finite; none when that or
-    memory does not do, where the model is not in float16, and where its weights are trained themselves."""
-    if trainee.model.dtype != torch.float16 or trainee.masters is not None:
+    memory does not do, where the model is not in float16, and where its weights are trained, or shared out."""
+    if trainee.model.dtype != torch.float16 or trainee.masters is not None or is_sharded(trainee.model):
         return ()
     try:
         return _searched(trainee, prepared, step, skipped, beat)

@@ -10,7 +10,7 @@ from dozan.train.live import OnEvent
 from dozan.train.mirror import Mirror
 from dozan.train.signals import StopRequest
 from dozan.train.state import Progress, Snapshot, SnapshotMemory, Trainee, snapshot, write_snapshot
-from dozan.world import ALONE, current
+from dozan.world import current
 
 ASK = "SAVE"
 """A file of this name in the run folder asks for a checkpoint; it is taken away when there is one."""
@@ -36,7 +36,8 @@ class Keeper:
         behind = self._writes and (trainee.model.device.type == "cuda" if background is None else background)
         self._pool = ThreadPoolExecutor(1, "dozan-writer") if behind else None
         self._memory = SnapshotMemory() if behind else None
-        self._world = world.aside() if trainee.is_sharded else ALONE
+        if trainee.is_sharded:
+            trainee.writers = world.aside()
         self._saved = (started.step, started.owed) if started.step else (-1, False)
         self._writing: Future[None] | None = None
         if self._pool is not None and self._memory is not None:
@@ -110,7 +111,7 @@ class Keeper:
             self._tell()
 
     def _write(self, taken: Snapshot) -> None:
-        folder = write_snapshot(self._trainee, self.out, taken, self._world)
+        folder = write_snapshot(self._trainee, self.out, taken)
         if self._mirror is not None:
             self._mirror.offer(folder)
 

@@ -35,13 +35,32 @@ def fitted(job: Job, out: str | Path, adapt: Adapt = False) -> Job:
 
     Raises InputError when it does not fit, with what would make it fit.
     """
-    before = current().from_first(lambda: read_run(Path(out)))
+    before, device = current().from_first(lambda: read_run(Path(out))), training_device()
     if before is not None:
-        return _as_before(job, before)
-    device = training_device()
-    if device.type != "cuda":
+        job = _as_before(job, before)
+    ranks = current().size
+    if device.type != "cuda" or (before is not None and ranks == 1):
         return job
-    return choose(job, _setup(job, device), budget_of_device(device) - KERNEL_BYTES, adapt)
+    budget = budget_of_device(device) - KERNEL_BYTES
+    job, setup = shared_out(job, _setup(job, device), ranks, budget)
+    return choose(job, setup, budget, adapt) if before is None else job
+
+
+def shared_out(job: Job, setup: Setup, ranks: int, budget: int) -> tuple[Job, Setup]:
+    """The job with `train.fsdp` decided where it is auto and a rank does not fit the whole base in its budget, but its
+    share of it; and what a rank then holds."""
+    recipe, dial = job.plan.recipe, job.plan.recipe.train.recompute == "auto"
+    parted = replace(setup, shards=ranks)
+    if ranks == 1 or recipe.train.fsdp is False:
+        return job, setup
+    if recipe.train.fsdp == "auto":
+        if fit(setup, budget, False, dial).fits or not fit(parted, budget, False, dial).fits:
+            return job, setup
+        train = recipe.train.model_copy(update={"fsdp": True})
+        plan = replace(job.plan, recipe=recipe.model_copy(update={"train": train}))
+        note = f"each of the {ranks} ranks holds its share of the base, so that the run fits (train.fsdp=true)"
+        job = replace(job, plan=plan, notes=(*job.notes, note))
+    return job, parted
 
 
 def _setup(job: Job, device: torch.device) -> Setup:

@@ -54,7 +54,8 @@ def largest_pack(plan: Plan) -> tuple[int, int]:
 def run_setup(plan: Plan, model: Gemma3) -> Setup:
     """The configuration of a run on the device that its model lies on; the dial at none when it is to be chosen."""
     nf4 = any(isinstance(m, QuantisedLinear) for m in model.modules())
-    return setup_on(plan, model.config, model.device, model.dtype, "nf4" if nf4 else "none", place_of(model))
+    found = setup_on(plan, model.config, model.device, model.dtype, "nf4" if nf4 else "none", place_of(model))
+    return replace(found, shards=current().size) if plan.recipe.train.fsdp is True else found
 
 
 def setup_on(

@@ -28,6 +28,7 @@ from dozan.model.full_format import MODEL
 from dozan.model.gemma3 import Gemma3, Gemma3Config
 from dozan.model.half import require_float16
 from dozan.model.held import hold_embedding
+from dozan.model.shard import load_sharded
 from dozan.model.weights import read_config, resolve_model
 from dozan.recipe import Recipe, load_recipe, override
 from dozan.rows.example import Example, Json
@@ -38,6 +39,7 @@ from dozan.train.gather import Encoded, Encoder, GatheredRows, Rows, encode_side
 from dozan.train.plan import Plan, make_plan
 from dozan.train.run import hash_base
 from dozan.train.scoring import Scorer, chosen_rows, scorer_of
+from dozan.world import current
 
 EMBEDDED = "dozan:embedded"
 TOOLS = "tools.json"
@@ -80,9 +82,18 @@ class Job:
     findings: Mapping[str, Json] | None = None
 
     def open_model(self) -> Gemma3:
-        """The base, with a fresh adapter unless every weight is trained, on the device that trains it."""
-        recipe = self.plan.recipe
-        device = training_device()
+        """The base, with a fresh adapter unless every weight is trained, on the device that trains it; shared out over
+        the ranks where `train.fsdp` is true."""
+        recipe, device, world = self.plan.recipe, training_device(), current()
+        if recipe.train.weights == "adapter" and recipe.train.fsdp is True and world.size > 1:
+            model = load_sharded(self.folder, dtype_of(recipe, device), recipe, world, device)
+        else:
+            model = self._whole_model(recipe, device)
+        for kernel in self.compiling:
+            kernel.result()
+        return model
+
+    def _whole_model(self, recipe: Recipe, device: torch.device) -> Gemma3:
         bundle = open_model(
             self.folder, dtype_of(recipe, device), with_adapter=False, chat=self.base.chat,
             quantise=recipe.model.quantise, device=device,
@@ -92,8 +103,6 @@ class Job:
         hold_embedding(model, recipe.model, device)
         if recipe.train.weights == "adapter":
             attach(model, recipe.adapter, recipe.train.seed)
-        for kernel in self.compiling:
-            kernel.result()
         return model
 
 

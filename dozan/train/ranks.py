@@ -16,8 +16,9 @@ from torch import Tensor
 
 from dozan.errors import Interrupted
 from dozan.model.adapter import refresh
-from dozan.model.gathered import is_sharded
+from dozan.model.gathered import gathers, is_sharded
 from dozan.model.gemma3 import Gemma3Config
+from dozan.model.shard import take_part
 from dozan.train.deal import head_cost
 from dozan.train.plan import Plan
 from dozan.train.retry import PackSize, PackTooLarge
@@ -34,7 +35,7 @@ class Ranks:
 
     def __init__(self, world: World, trainee: Trainee, stop: StopRequest, asks: Callable[[], bool]) -> None:
         self.world, self._stop, self._asks = world, stop, asks
-        self._reducer, self._in_step = trainee.reducer, is_sharded(trainee.model)
+        self._reducer, self._model = trainee.reducer, trainee.model
         self._agreed = (0, False)
 
     @property
@@ -76,7 +77,7 @@ class Ranks:
 
     def more(self, passes: int) -> int:
         """Passes of other ranks in a step beyond this rank's own, that it must take part in."""
-        if self.world.size == 1 or not self._in_step:
+        if self.world.size == 1 or not is_sharded(self._model):
             return 0
         return self.world.agree([passes])[0] - passes
 
@@ -94,9 +95,10 @@ class Ranks:
             self.world.sum_([loss])
 
     def through(self, items: Iterable[_Item]) -> Iterator[_Item]:
-        """Those of the items that are this rank's to compute, every so many-th. Raises Stopped when a stop is asked
-        for meanwhile, on every rank at the same item."""
-        size = self.world.size
+        """Those of the items that are this rank's to compute, every so many-th, each in one forward pass, in which the
+        others take part if they must. Raises Stopped when a stop is asked for meanwhile, on every rank at the same
+        item."""
+        size, count = self.world.size, 0
         for i, item in enumerate(items):
             self.check()
             if size > 1 and i % size == 0:
@@ -105,6 +107,9 @@ class Ranks:
                     raise Stopped
             if i % size == self.world.rank:
                 yield item
+            count = i + 1
+        if size > 1 and 0 < count % size <= self.world.rank and gathers(self._model):
+            take_part(self._model, backward=False)
 
 
 def dealt_plan(plan: Plan, world: World, config: Gemma3Config) -> Plan:

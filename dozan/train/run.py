@@ -27,7 +27,7 @@ from dozan.train.checkpoint import MANIFEST, newest_valid, sha256, verify, write
 from dozan.train.disk import stops_well
 from dozan.train.store import TokenStore, row_text, weight_runs
 
-MAY_CHANGE = ("save_steps", "log_steps", "eval_steps", "keep_checkpoints", "recompute", "offload", "mirror",
+MAY_CHANGE = ("save_steps", "log_steps", "eval_steps", "keep_checkpoints", "recompute", "offload", "fsdp", "mirror",
               "stall_minutes", "recoveries")  # fmt: skip
 """Settings of `train` that a resumed run may have otherwise: they change no weight."""
 

@@ -21,6 +21,7 @@ from dozan.judge.generate import generate
 from dozan.judge.score import score_rows
 from dozan.judge.summary import Scores
 from dozan.model.bundle import Bundle
+from dozan.model.gathered import gathers
 from dozan.model.gemma3 import Gemma3
 from dozan.recipe import ScoreRecipe
 from dozan.rows.example import Example
@@ -51,7 +52,8 @@ class Scorer:
     def __call__(self, model: Gemma3, alive: Callable[[], None] = lambda: None) -> tuple[Scores, float]:
         """The scores, and the share of answers that were cut off at the most tokens. alive: called as answers end."""
         bundle = Bundle(model.eval(), model.config, self.tokenizer, self.chat, self.base_folder, None)
-        world = current()
+        # Where a pass gathers weights, all ranks answer all rows together.
+        world = ALONE if gathers(model) else current()
         own = self.examples[world.rank :: world.size]
         prompts = [encode_prompt(example, self.chat, self.tokenizer) for example in own]
         each = world.gathered(generate(bundle, prompts, self.recipe.max_new_tokens, lambda done, rows: alive()))

@@ -181,7 +181,8 @@ def _sharded(model: Gemma3, device: torch.device, ranks: int) -> list[Any]:
     mesh = init_device_mesh(device.type, (ranks,))
     # The residual stream is wider than float16 weights, and stays so.
     policy = MixedPrecisionPolicy(param_dtype=narrow, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for layer in model.model.layers:
+    layers: list[Any] = list(model.model.layers)
+    for layer in layers:
         layer.to(device, torch.float32)
         fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
         register_fsdp_forward_method(layer, "recomputed")
@@ -190,7 +191,7 @@ def _sharded(model: Gemma3, device: torch.device, ranks: int) -> list[Any]:
         module.to(device, torch.float32)
     # The head is the embedding, which the loss reads after the model's own forward pass.
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
-    groups: list[Any] = [*model.model.layers, model]
+    groups: list[Any] = [*layers, model]
     for group in groups:
         # A step's loss is divided by the weights of all ranks already: gradients are summed, never averaged.
         group.set_gradient_divide_factor(1.0)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dozan.chat.arranged import Arrangement
-from dozan.model.adapter import adapter_parameters, adapter_state, refresh
+from dozan.model.adapter import adapter_parameters, adapter_state, refresh_alone
 from dozan.model.bundle import folder_arrangement, write_arrangement
 from dozan.model.full_format import load_weights, save_model, save_weights
 from dozan.model.gemma3 import Gemma3
@@ -86,6 +86,8 @@ class Trainee:
     scale: LossScale | None = None
     masters: Masters | ShardedMasters | None = None
     reducer: Reducer | None = None
+    writers: World = ALONE
+    """The ranks that write a checkpoint together, as the thread speaks to them that does."""
     loaded: list[tuple[bool, str]] = field(default_factory=list)
     """What the first rank has loaded since the others followed: whether moments, and from which folder."""
 
@@ -270,15 +272,14 @@ def snapshot(trainee: Trainee, out: Path, progress: Progress, memory: SnapshotMe
     )  # fmt: skip
 
 
-def write_snapshot(trainee: Trainee, out: Path, taken: Snapshot, world: World = ALONE) -> Path:
-    """Write a checkpoint of the run in `out`; the newest ones are kept, and the best on the held-out rows. In a world
-    every rank writes its part."""
+def write_snapshot(trainee: Trainee, out: Path, taken: Snapshot) -> Path:
+    """Write a checkpoint of the run in `out`; the newest ones are kept, and the best on the held-out rows."""
     if taken.ready is not None:
         taken.ready.synchronize()
 
     def write(folder: Path) -> Seals:
         seals = trainee.save_trained(folder, taken.trained) | trainee.save_moments(folder, taken.optimizer)
-        if not world.first:
+        if not trainee.writers.first:
             return seals
         held = {} if taken.scale is None else {_SCALE: taken.scale}
         (folder / STATE).write_text(json.dumps(asdict(taken.progress) | held, indent=1), encoding="utf-8")
@@ -286,10 +287,8 @@ def write_snapshot(trainee: Trainee, out: Path, taken: Snapshot, world: World = 
         (folder / RECORD).write_bytes(taken.record)
         return seals
 
-    root = out / "checkpoints"
-    return save_checkpoint(
-        root, taken.progress.step, write, trainee.recipe.train.keep_checkpoints, lambda: best_checkpoint(root), world
-    )
+    root, keep = out / "checkpoints", trainee.recipe.train.keep_checkpoints
+    return save_checkpoint(root, taken.progress.step, write, keep, lambda: best_checkpoint(root), trainee.writers)
 
 
 def best_checkpoint(root: Path) -> Path | None:
@@ -331,11 +330,11 @@ def restore_state(trainee: Trainee, out: Path, report: OnEvent, sound: bool = Fa
     put_aside(root, found)
     if found.folder is None:
         keep_metrics(out / METRICS, 0)
-        refresh(trainee.model)
+        refresh_alone(trainee.model)
         return Progress()
     trainee.load_trained(found.folder)
     trainee.load_moments(found.folder)
-    refresh(trainee.model)
+    refresh_alone(trainee.model)
     report({"event": "note", "text": f"resuming from step {found.step}"})
     state = json.loads((found.folder / STATE).read_bytes())
     held = state.pop(_SCALE, None)

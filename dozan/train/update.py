@@ -9,6 +9,7 @@ from torch import Tensor
 from dozan.kernels.capture import OWN_THREAD, uncollected
 from dozan.kernels.precision import has_triton
 from dozan.model.adapter import refresh
+from dozan.model.gathered import is_sharded
 from dozan.model.gemma3 import Gemma3
 from dozan.train.full import Masters
 from dozan.train.optim import AdamW, Named, clip
@@ -81,6 +82,5 @@ def make_update(
     masters: Masters | ShardedMasters | None = None,
 ) -> Update:  # fmt: skip
     """The update for this model on its device."""
-    is_sharded = masters is not None and masters.is_sharded
-    kind = GraphedUpdate if has_triton(model.device) and not is_sharded else Update
+    kind = GraphedUpdate if has_triton(model.device) and not is_sharded(model) else Update
     return kind(model, parameters, optimizer, clip_norm, scale, masters)
