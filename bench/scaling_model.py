@@ -1,15 +1,11 @@
 """`python -m bench.scaling_model [RECORD]`: the step measured on one GPU, carried to many by `dozan.train.scaling`.
 
-Nothing is fitted to what was measured on several GPUs: the record's one-GPU steps and the link's rate (`link`, else
-others' figures) give every prediction. It prints predictions beside the record's points, and goes on to 64 … 1,024
-GPUs on machines of 8 over three networks: seconds, bytes, efficiency, GPU hours, and cost at a price. `--write` puts
-the tables into docs/en/scaling.md, between comments that name them, and the picture into docs/images/scaling.svg.
-Without a record the one-GPU seconds are those that `dozan plan` expects of an H200; what is to be measured says
-TODO-RECORD.
-
-A record: {"what", "gpu", "link": {"name", "bandwidth", "hop", "chunk"} or none (bytes/s and seconds, measured),
-"workloads": {name: `described`}, "points": [{"workload", "gpus", "step_seconds", "rows_per_second", "reduce_seconds",
-"tokens"}]}. reduce_seconds: of summing the gradients alone; tokens: computed by the rank that has most.
+Nothing is fitted to steps on several GPUs: the record's one-GPU steps and the rate of its largest sum of gradients,
+measured apart from steps, give every prediction. It prints predictions beside the record's points, and goes on to
+64 … 1,024 GPUs on machines of 8 over three networks: seconds, bytes, efficiency, GPU hours, and cost at a price.
+`--write` puts the tables into docs/en/scaling.md, between comments that name them, and the picture into
+docs/images/scaling.svg. A record is what `bench.scaling` writes. Without one the one-GPU seconds are those that `dozan
+plan` expects of an H200, and the links are others' figures; what is to be measured says TODO-RECORD.
 """
 
 from __future__ import annotations
@@ -19,35 +15,34 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from bench.depth import standalone
+from bench.scaling import LARGE, PACK_TOKENS
 from dozan.html.charts import Line, line_chart
-from dozan.pack import by_tokens, pack_rows
 from dozan.recipe import AdapterRecipe, load_recipe
 from dozan.train.cards import CARDS, step_seconds
 from dozan.train.deal import head_cost
 from dozan.train.memory_setup import Setup
-from dozan.train.plan import Plan
 from dozan.train.scaling import (
     BUFFER_BYTES,
     LINKS,
     NETWORKS,
     Cluster,
     Exchange,
-    Link,
     Part,
     Point,
     Rows,
     all_reduce_seconds,
+    inside_of,
     measured,
     pays_up_to,
+    reduced_bytes,
     step,
 )
-from dozan.train.schedule import common_beginning
 from dozan.train.shapes import shape_of
 from dozan.train.spread import exchange_of
 
@@ -69,10 +64,18 @@ class Work:
     """A workload: its rows, what a step moves, the seconds of a step on one GPU, and of its floor a pack."""
 
     name: str
+    fsdp: bool
     rows: Rows
     exchange: Exchange
     alone: float
     floor: float
+
+    def __str__(self) -> str:
+        return f"{self.name}, in shares" if self.fsdp else self.name
+
+    def has(self, point: Json) -> bool:
+        """Whether a point of the record is of this workload."""
+        return (point["workload"], point.get("fsdp", False)) == (self.name, self.fsdp)
 
     def part(self, gpus: int, times: float = 1.0) -> Part:
         """Of the rank that has most, of a step of `times` as many rows."""
@@ -90,53 +93,55 @@ class Work:
         return step(parts, alone, self.exchange, cluster, overlap)
 
 
-def described(planned: Plan, setup: Setup, model: str) -> Json:
-    """What a record tells of a workload, from the first step of its plan."""
-    rows, tries = sorted(planned.rows_of(0), key=by_tokens), planned.packing == "tries"
-    trunk = common_beginning(rows) if tries and len(rows) > 1 else 0
-    own = sum(map(len, pack_rows(rows, planned.packing, 2**40))) - trunk
-    supervised = sum(len(row.supervised[0]) for row in rows)
-    return {
-        "model": model, "rows": len(rows), "trunk": trunk, "own": own,
-        "weight": round(own + head_cost(setup.config) * supervised), "pack_tokens": planned.pack_tokens,
-        "floor_seconds": _LAYER_SECONDS * setup.config.num_hidden_layers, "exchange": asdict(exchange_of(setup)),
-    }  # fmt: skip
+@cache
+def setup_of(name: str, shards: int) -> tuple[Setup, Rows]:
+    """What bench.scaling trains under this name, over so many shares of the base, and a step's rows."""
+    large = name in LARGE
+    size, rows, length = LARGE[name] if large else ("270m", int(name.partition("-")[2]), PACK_TOKENS)
+    config = shape_of(size)
+    assert config is not None, f"{name} is of no known size"
+    adapter = load_recipe("gemma3-12b-trinity").adapter if large else AdapterRecipe()
+    setup = Setup(config, adapter, length, length // 2, quantise="nf4" if large else "none", shards=shards)
+    trunk, own, answer = (0, float(length), length / 2) if large else (_DECLARATION, _ROW, _ANSWER)
+    return setup, Rows(rows, trunk, rows * own, rows * (own + head_cost(config) * answer), length)
 
 
 def works(record: Json) -> list[Work]:
-    """The workloads of a record that have a step on one GPU."""
+    """The workloads of a record that have a step on one GPU, those with the base in shares apart."""
     alone = {p["workload"]: p["step_seconds"] for p in record["points"] if p["gpus"] == 1}
     found = []
-    for name, seconds in alone.items():
-        told = record["workloads"][name]
-        rows = Rows(*(told[key] for key in ("rows", "trunk", "own", "weight", "pack_tokens")))
-        floor = min(_floor(record, told, alone), seconds / rows.part(1)[1])
-        found.append(Work(name, rows, Exchange(**told["exchange"]), seconds, floor))
+    for name, fsdp in dict.fromkeys((p["workload"], p.get("fsdp", False)) for p in record["points"]):
+        if name in alone:
+            setup, rows = setup_of(name, 2 if fsdp else 1)
+            floor = min(_floor(name, alone), alone[name] / rows.part(1)[1])
+            found.append(Work(name, fsdp, rows, exchange_of(setup), alone[name], floor))
     return found
 
 
-def _floor(record: Json, told: Json, alone: Mapping[str, float]) -> float:
+def _floor(name: str, alone: Mapping[str, float]) -> float:
     """Seconds of a pack however short it is: from the two one-GPU steps of the model that differ most, else as
     expected."""
-    known = []
-    for name, seconds in alone.items():
-        other = record["workloads"][name]
-        if other["model"] == told["model"]:
-            rows = Rows(*(other[key] for key in ("rows", "trunk", "own", "weight", "pack_tokens")))
-            known.append((*rows.part(1), seconds))
+    config = setup_of(name, 1)[0].config
+    known = [(*setup_of(other, 1)[1].part(1), seconds) for other, seconds in alone.items()
+             if setup_of(other, 1)[0].config == config]  # fmt: skip
     (least, few, short), (most, many, long) = min(known), max(known)
     across = few * most - many * least
     if len(known) < 2 or not across:
-        return float(told["floor_seconds"])
+        return _LAYER_SECONDS * config.num_hidden_layers
     return max(0.0, (short * most - long * least) / across)
 
 
 def cluster(record: Json, network: str) -> Cluster:
-    """Machines of 8 as the record's, joined by a network."""
-    given = record.get("link") or {"name": "nvlink-4"}
-    known: Link = LINKS[given["name"]]
-    inside = replace(known, **{key: given[key] for key in ("bandwidth", "hop", "chunk") if key in given},
-                     measured="bandwidth" in given)  # fmt: skip
+    """Machines of 8 whose GPUs are joined as the record measured it, by the largest sum of gradients that it has apart
+    from steps, and a network between them."""
+    inside = inside_of("h200")
+    summed = [(p["reduced_bytes"], p["gpus"], p["reduce_seconds"]) for p in record["points"]
+              if p["gpus"] > 1 and p.get("reduce_seconds")]  # fmt: skip
+    if summed:
+        size, gpus, seconds = max(summed)
+        source = f"{size / 2**20:,.0f} MiB in buffers of {BUFFER_BYTES / 2**20:.0f} on {gpus} GPUs"
+        rate = reduced_bytes(size, gpus) / seconds
+        inside = replace(inside, bandwidth=rate, measured=True, source=source)
     return Cluster(inside, LINKS[network], _MACHINE)
 
 
@@ -146,18 +151,18 @@ def compared(record: Json, overlap: float = 1.0) -> str:
                   "ms to sum the gradients: predicted", "measured")  # fmt: skip
     here = cluster(record, NETWORKS[0])
     for work in works(record):
-        told = {p["gpus"]: p for p in record["points"] if p["workload"] == work.name}
-        lines.append(f"| {work.name} | 1 | | {_seconds(work.alone, record)} | | | | | |")
-        for gpus in sorted({*CHECKED, *told} - {1}):
+        told = {p["gpus"]: p for p in record["points"] if work.has(p)}
+        lines.append(f"| {work} | 1 | | {_seconds(work.alone, record)} | | | | | |")
+        for gpus in sorted({*(() if work.fsdp else CHECKED), *told} - {1}):
             point, seen = work.on(gpus, here, overlap), told.get(gpus, {})
             took, summed = seen.get("step_seconds"), work.exchange.summed
             buffers = max(1, math.ceil(summed / BUFFER_BYTES))
             alone = 1e3 * buffers * all_reduce_seconds(summed / buffers, gpus, here)
             lines.append(
-                f"| {work.name} | {gpus} | {point.seconds:.4g} | {_or_todo(took, '.4g')} | "
+                f"| {work} | {gpus} | {point.seconds:.4g} | {_or_todo(took, '.4g')} | "
                 f"{_or_todo(took and point.seconds / took - 1, '+.1%')} | {point.speedup:.2f} | "
                 f"{_or_todo(took and work.alone / took, '.2f')} | {alone:.2f} | "
-                f"{_or_todo(1e3 * seen['reduce_seconds'] if 'reduce_seconds' in seen else None, '.2f')} |"
+                f"{_or_todo(1e3 * seen['reduce_seconds'] if seen.get('reduce_seconds') else None, '.2f')} |"
             )
     return "\n".join(lines)
 
@@ -205,7 +210,7 @@ def paying(record: Json, overlap: float = 1.0) -> str:
     for work in works(record):
         bound = min(CARRIED[-1], work.rows.rows)
         most = [pays_up_to(partial(efficiency, work=work, network=network), bound) for network in NETWORKS]
-        lines.append(f"| {work.name} | {work.rows.rows:,} | {' | '.join(f'{n:,}' for n in most)} |")
+        lines.append(f"| {work} | {work.rows.rows:,} | {' | '.join(f'{n:,}' for n in most)} |")
     return "\n".join(lines)
 
 
@@ -214,10 +219,10 @@ def links(record: Json) -> str:
     inside = cluster(record, NETWORKS[0]).inside
     lines = ["| link | GB/s | µs a hop | µs a chunk | from |", "|---|---:|---:|---:|---|"]
     for link in [inside if link.name == inside.name else link for link in LINKS.values()]:
-        source = "**measured by us**" if link.measured else link.source
+        source = f"**measured by us**: {link.source}" if link.measured else link.source
         shared = " a machine" if link.shared else ""
-        lines.append(f"| {link.name} | {link.bandwidth / 1e9:g}{shared} | {1e6 * link.hop:g} | {1e6 * link.chunk:g} | "
-                     f"{source} |")  # fmt: skip
+        rate, hop, chunk = link.bandwidth / 1e9, 1e6 * link.hop, 1e6 * link.chunk
+        lines.append(f"| {link.name} | {rate:.3g}{shared} | {hop:g} | {chunk:g} | {source} |")
     return "\n".join(lines)
 
 
@@ -233,7 +238,7 @@ def drawing(record: Json, overlap: float = 1.0) -> str:
         return Line(name, tuple((math.log2(n), 100 * y) for n, y in zip(counts, found, strict=True)), colour)
 
     seen = [(math.log2(p["gpus"]), 100 * work.alone / p["gpus"] / p["step_seconds"])
-            for p in record["points"] if p["workload"] == work.name]  # fmt: skip
+            for p in record["points"] if work.has(p)]  # fmt: skip
     lines = [
         line(f"{work.rows.rows:,} rows a step, {fast.network.name}", fast, 1, False),
         line(f"the same, {slow.network.name}", slow, 2, False),
@@ -243,32 +248,20 @@ def drawing(record: Json, overlap: float = 1.0) -> str:
     if not record.get("expected"):
         lines.append(Line("measured", tuple(seen), 0, dots=True))
     title = f"Efficiency in % of {work.name} on 2^x GPUs"
-    return standalone(line_chart(lines, title, "2^x GPUs"), lines, ": efficiency, %", left=70, top=115)
+    return standalone(line_chart(lines, title, "efficiency in % on 2^x GPUs"), lines, left=70, top=115)
 
 
 def expected() -> Json:
     """A record without measurements: what `dozan plan` expects of one H200."""
-    card, trinity = CARDS["h200"], load_recipe("gemma3-12b-trinity").adapter
-    made: Json = {"expected": True, "points": [], "workloads": {}}
-    for name, size, rows, trunk, own, supervised, pack in (
-        ("tool-2048", "270m", 2048, _DECLARATION, _ROW, _ANSWER, 65536),
-        ("tool-64", "270m", 64, _DECLARATION, _ROW, _ANSWER, 65536),
-        ("12b-trinity", "12b", 64, 0, 4096.0, 2048.0, 4096),
-    ):
-        config = shape_of(size)
-        assert config is not None
-        adapter = trinity if size == "12b" else AdapterRecipe()
-        setup = Setup(config, adapter, pack, 64, quantise="nf4" if size == "12b" else "none")
-        told = Rows(rows, trunk, rows * own, rows * (own + head_cost(config) * supervised), pack)
-        _, packs = told.part(1)
-        one = replace(setup, tokens=round(trunk + rows * own / packs), supervised=round(rows * supervised / packs))
-        made["workloads"][name] = {
-            "model": size, **asdict(told), "floor_seconds": _LAYER_SECONDS * config.num_hidden_layers,
-            "exchange": asdict(exchange_of(setup)),
-        }  # fmt: skip
-        seconds = packs * step_seconds(one, card, trunk + own)
-        made["points"].append({"workload": name, "gpus": 1, "step_seconds": seconds})
-    return made
+    points = []
+    for name in ("tool-64", "tool-2048", "12b-trinity"):
+        setup, rows = setup_of(name, 1)
+        _, packs = rows.part(1)
+        supervised = round((rows.weight - rows.own) / head_cost(setup.config) / packs)
+        one = replace(setup, tokens=round(rows.trunk + rows.own / packs), supervised=supervised)
+        seconds = packs * step_seconds(one, CARDS["h200"], rows.trunk + rows.own / rows.rows)
+        points.append({"workload": name, "gpus": 1, "step_seconds": seconds})
+    return {"expected": True, "points": points}
 
 
 def tables(record: Json, overlap: float = 1.0, price: float | None = None) -> dict[str, str]:
@@ -276,8 +269,8 @@ def tables(record: Json, overlap: float = 1.0, price: float | None = None) -> di
     found = {"links": links(record), "compared": compared(record, overlap), "paying": paying(record, overlap)}
     for work in works(record):
         if work.rows.rows >= CARRIED[0]:
-            found[f"{work.name}, the same step"] = carried(record, work, False, overlap, price)
-            found[f"{work.name}, the same rows a GPU"] = carried(record, work, True, overlap, price)
+            found[f"{work}, the same step"] = carried(record, work, False, overlap, price)
+        found[f"{work}, the same rows a GPU"] = carried(record, work, True, overlap, price)
     return found
 
 

@@ -81,6 +81,8 @@ class Ran:
             ["run", "--model", run, "--tools", root / "tools.json", "--max-new-tokens", 4, "مؤقت"],
             ["grammar", "--tools", root / "tools.json"],
             ["data", "rules"], ["data", "show", rows, "--model", base],
+            ["data", "check", rows, "--model", base, "--shard", "1/1", "--json", root / "part.json"],
+            ["join", root / "part.json", "--json", root / "whole.json"],
             ["data", "fix", rows, "--out", root / "fixed.jsonl"],
             ["data", "prepare", rows, "--out", root / "prepared", "--holdout", 0.3],
             ["data", "split", rows, "--out", root / "split", "--holdout", 0.3],

@@ -8,6 +8,7 @@ import os
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from dozan.pack import pack_rows
 from dozan.recipe import Recipe, ScoreRecipe, override
 from dozan.rows.readers import read_rows
 from dozan.train.full import Masters
+from dozan.train.keeper import Keeper
 from dozan.train.live import Event
 from dozan.train.loop import fit
 from dozan.train.optim import MOMENTS, AdamW
@@ -48,9 +50,9 @@ pytestmark = pytest.mark.skipif(torch.get_num_threads() > 1 and os.environ.get("
                                 reason="processes are forked: OMP_NUM_THREADS=1")  # fmt: skip
 
 STEPS = 20
-SETTINGS = ["train.weights=full", "train.batch_size=5", "train.learning_rate=3e-3", "train.warmup_steps=2",
-            f"train.max_steps={STEPS}", "train.pack_tokens=48", "train.weight_decay=0.1", "train.clip_norm=0.5",
-            "train.save_steps=8", "train.eval_steps=10", "train.stall_minutes=0"]  # fmt: skip
+SETTINGS = ["train.weights=full", "train.fsdp=true", "train.batch_size=5", "train.learning_rate=3e-3",
+            "train.warmup_steps=2", f"train.max_steps={STEPS}", "train.pack_tokens=48", "train.weight_decay=0.1",
+            "train.clip_norm=0.5", "train.save_steps=8", "train.eval_steps=10", "train.stall_minutes=0"]  # fmt: skip
 SHAPE = {"head_dim": 4, "query_pre_attn_scalar": 4, "num_hidden_layers": 3, "sliding_window": 8}
 """A key's four rows leave nothing to the last of three ranks."""
 
@@ -66,11 +68,6 @@ def ragged(words: int, count: int = 17, seed: int = 0) -> list[Tokens]:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_folder(tmp_path_factory.mktemp("base") / "tiny", **SHAPE)
-
-
-@pytest.fixture(autouse=True)
-def asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dozan.train.state.is_wanted", lambda recipe, world: world.size > 1)
 
 
 def train(
@@ -113,9 +110,11 @@ def alone(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Alone:
 
 @pytest.mark.parametrize(("ranks", "changes"), [(2, ("train.recompute=2", "train.offload=true")), (3, ())])
 def test_ranks_train_what_one_trains(
-    ranks: int, changes: tuple[str, ...], base: Path, alone: Alone, tmp_path: Path
+    ranks: int, changes: tuple[str, ...], base: Path, alone: Alone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
+    if ranks == 3:  # as on a GPU
+        monkeypatch.setattr("dozan.train.loop.Keeper", partial(Keeper, background=True))
     given = results(ranks, lambda world: train(base, out, *changes))
     assert all(lines == given[0] for lines in given) and len(figures(given[0])) == STEPS
     assert_same_run(given[0], alone.lines)
@@ -193,6 +192,8 @@ def test_moments_of_eight_bits_are_cut_between_their_blocks(tmp_path: Path) -> N
         part.masters.save(tmp_path)  # type: ignore[union-attr]
         part.masters.save_moments(tmp_path, part.optimizer, part.optimizer.tensors())  # type: ignore[union-attr]
         again = Part(world, *EIGHT)
+        with torch.no_grad():  # leaves the embedding gathered, as it was then
+            batch_loss(again.model, idle())
         again.masters.load(tmp_path)  # type: ignore[union-attr]
         again.masters.load_moments(tmp_path, again.optimizer)  # type: ignore[union-attr]
         return losses, again.steps(5, 8)
@@ -274,6 +275,25 @@ def test_a_rank_holds_its_part_alone() -> None:
         assert losses == pytest.approx(expected[: len(losses)], rel=1e-5)
     assert_same_weights({name: torch.tensor(value) for name, value in given[0][3].items()}, one.held())
     assert not given[1][3] and given[0][2] == pytest.approx(one.steps(2, 4), rel=1e-6)
+
+
+def test_what_is_not_finite_is_looked_for_together(base: Path, tmp_path: Path) -> None:
+    """Rows that one rank has: it updates no rank, and all of them say the same."""
+    def work(world: World) -> Any:
+        real, notes = EagerPasses.__call__, list[str]()
+
+        def call(self: Any, batch: Any, total: float, step: int) -> Any:
+            guilty = step == 2 and "row9" in batch.rows
+            return real(self, replace(batch, weight=batch.weight * float("nan")) if guilty else batch, total, step)
+
+        EagerPasses.__call__ = call  # type: ignore[method-assign]
+        act = lambda event: notes.append(str(event.get("text")))  # noqa: E731
+        lines = train(base, tmp_path / "run", "train.max_steps=4", "train.batch_size=13", act=act)
+        return [line["step"] for line in lines if line.get("train/skipped")], figures(lines), notes
+
+    (steps, found, notes), (others, seen, _) = results(2, work)
+    assert steps == others == [3] and found == seen and len(found) == 4
+    assert any("step 3: not finite, update skipped" in note and "the logits" in note for note in notes), notes
 
 
 def test_memory_that_does_not_do_ends_all_ranks(base: Path, tmp_path: Path) -> None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dozan.chat.encode import Tokens
-from dozan.model.gathered import is_sharded
 from dozan.model.gemma3 import Gemma3
 from dozan.train import passes
 from dozan.train.plan import Plan, Prepared
@@ -86,8 +85,6 @@ def _explained(
     trainee: Trainee, plan: Plan, prepared: Prepared, step: int, scale: float | None, mended: float | None, beat: Beat
 ) -> Skipped:
     """`mended`: the scale that a smaller one may mend, else None."""
-    if is_sharded(trainee.model):  # all ranks look at all of them together
-        prepared = replace(prepared, batches=plan.pack(prepared.rows))
     if mended is not None:
         rows, began = [row.row for row in prepared.rows], begins_in(trainee, prepared, step, scale, beat)
         return Skipped(rows, _place(trainee, began), scale, began)

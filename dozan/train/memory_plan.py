@@ -154,7 +154,7 @@ def _fit(recipe: Recipe, card: Card, gpus: int, setup: Setup, adapt: bool) -> tu
     """The fit, and from how many GPUs on it would fit in shares. `train.fsdp: auto` takes shares only where the whole
     base does not fit."""
     dial, budget = recipe.train.recompute == "auto" and not card.on_cpu, budget_of(card.bytes)
-    asked = getattr(recipe.train, "fsdp", "auto")
+    asked = recipe.train.fsdp
     whole = gpus == 1 or asked is False
     found = None if asked is True and not whole else fit(setup, budget, adapt and whole, dial)
     if found is None or not (found.fits or whole):

@@ -45,8 +45,9 @@ class Link:
     measured: bool = False
 
 
-# Latencies: hwLat of NCCL's tuning.cc for NVLink, PCIe and a network (simple protocol, read 2026-11-22). None of the
-# bandwidths is measured by us: a record's `link` takes their place (bench.scaling_model).
+# Latencies: hwLat of NCCL's tuning.cc for NVLink, PCIe and a network (simple protocol, read 2026-11-22). One bandwidth
+# is measured by us, of 1 GiB in buffers of 16 MiB; NVIDIA/nccl-tests issues 212 (2024-05) and 309 (2025-05) have
+# 370 GB/s for larger ones without SHARP. The others are the vendor's or others', or assumed.
 _NVLINK, _PCIE, _NET = (3.4 * _US, 28 * _US), (5.7 * _US, 28 * _US), (9.6 * _US, 50 * _US)
 _TCP = 20 * _US
 """What the host's network stack adds to a hop: assumed."""
@@ -54,7 +55,7 @@ LINKS = {
     link.name: link
     for link in (
         Link("nvlink-3", 235 * _GB, *_NVLINK, "NCCL's ceiling for an A100 (tuning.cc)"),
-        Link("nvlink-4", 370 * _GB, *_NVLINK, "NVIDIA/nccl-tests issues 212 (2024-05), 309 (2025-05), without SHARP"),
+        Link("nvlink-4", 253 * _GB, *_NVLINK, "4 H200s, bench/records/2026-11-22-scaling-h200.json", measured=True),
         Link("nvlink-5", 695 * _GB, *_NVLINK, "NVIDIA/nccl issue 2140 (2026-04), a B300 without SHARP"),
         Link("pcie-3", 12 * _GB, *_PCIE, "NCCL's figure for 16 lanes (topo.h)"),
         Link("pcie-4", 24 * _GB, *_PCIE, "NCCL's figure for 16 lanes (topo.h)"),

@@ -205,7 +205,7 @@ def _sharded(model: Gemma3, device: torch.device, ranks: int) -> list[Any]:
 
 def is_wanted(recipe: Recipe, world: World) -> bool:
     """Whether every weight is trained, over ranks of which none is to hold them all."""
-    return world.size > 1 and recipe.train.weights == "full" and getattr(recipe.train, "fsdp", "auto") is True
+    return world.size > 1 and recipe.train.weights == "full" and recipe.train.fsdp is True
 
 
 def require_blocks(model: Gemma3, world: World) -> None:

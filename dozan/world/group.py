@@ -10,8 +10,9 @@ import atexit
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from dozan.errors import InputError
@@ -72,7 +73,7 @@ class World:
             dist.broadcast(size, 0, group=self.group)
             held = torch.frombuffer(bytearray(text or bytes(int(size))), dtype=torch.uint8)
             dist.broadcast(held, 0, group=self.group)
-        found: _Json = json.loads(bytes(held.tolist()))
+        found: _Json = json.loads(held.numpy().tobytes())
         return found
 
     def gathered(self, value: _Json) -> list[_Json]:
@@ -88,7 +89,7 @@ class World:
         held = [torch.empty_like(mine) for _ in range(self.size)]
         with _answered():
             dist.all_gather(held, mine, group=self.group)
-        return [json.loads(bytes(each.tolist())) for each in held]
+        return [json.loads(each.numpy().tobytes()) for each in held]
 
     def broadcast_(self, tensors: Iterable[Tensor]) -> None:
         """The first rank's tensors, in place."""
@@ -145,31 +146,33 @@ def is_silenced() -> bool:
     return any(watch.silenced for watch in _watches)
 
 
-@contextmanager
-def joined() -> Iterator[World]:
+def joined() -> AbstractContextManager[World]:
     """The world of this process, by the environment that torchrun sets; ALONE without one. An exception within it ends
     every rank, with what it says.
 
     It is joined once; the end of the process leaves it. Raises InputError when ranks are missing, when the port is
     taken, and when code or versions differ between them.
     """
-    from dozan.world.meeting import meet
+    return _Joined()
 
-    if not _joined:
-        met = meet(os.environ)
-        if met is None:
-            yield ALONE
-            return
-        world, watch = met
-        _joined.append(world)
-        _watches.append(watch)
-        atexit.register(leave)
-    try:
-        yield _joined[0]
-    except BaseException as error:
-        for watch in _watches if not _is_success(error) else ():
-            watch.fail(error)
-        raise
+
+class _Joined(AbstractContextManager[World]):
+    def __enter__(self) -> World:
+        from dozan.world.meeting import meet
+
+        met = None if _joined else meet(os.environ)
+        if met is not None:
+            _joined.append(met[0])
+            _watches.append(met[1])
+            atexit.register(leave)
+        return current()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and not (isinstance(error, SystemExit) and not error.code):
+            for watch in _watches:
+                watch.fail(error)
 
 
 def leave() -> None:
@@ -198,10 +201,6 @@ def _lost(error: RuntimeError) -> NoReturn:
     for watch in _watches:
         watch.find_out()  # ends the process when it is known who failed
     raise error
-
-
-def _is_success(error: BaseException) -> bool:
-    return isinstance(error, SystemExit) and not error.code
 
 
 def _ranks(names: Sequence[str]) -> str:

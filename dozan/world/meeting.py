@@ -114,9 +114,9 @@ def _require_all(store: Store, place: Place, seconds: float) -> None:
             time.sleep(10 * _POLL * (place.rank == 0))  # the store is in this process: let the others see it too
             names = ", ".join(map(str, missing))
             raise InputError(
-                f"rank{'s' * (len(missing) > 1)} {names} of {place.size} did not come within {seconds:g} s: look at "
-                f"what {'they say' if len(missing) > 1 else 'it says'}, start as many processes as WORLD_SIZE says, "
-                f"and give all of them the same MASTER_ADDR and MASTER_PORT; {WAIT}=60 waits longer"
+                f"rank {names} of {place.size} did not come within {seconds:g} s: look at what it says, start as many "
+                "processes as WORLD_SIZE says, and give all of them the same MASTER_ADDR and MASTER_PORT; "
+                f"{WAIT}=60 waits longer"
             )
         time.sleep(_POLL if missing else 0)
 
