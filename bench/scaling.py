@@ -17,12 +17,13 @@ import sys
 import tempfile
 import time
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.workloads import workload
+from bench.workloads import tool
 from dozan.chat.encode import Tokens
 from dozan.model.adapter import attach
 from dozan.model.gemma3 import Gemma3, Gemma3Config
@@ -52,8 +53,8 @@ def main() -> None:
             out = Path(folder) / "points.json"
             begun = time.time()
             command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}", "-m",
-                       "bench.scaling", "--worker", str(out), "--works", options.works, *["--fsdp"] * options.fsdp
-                       ]  # fmt: skip
+                       "bench.scaling", "--worker", str(out), "--works", options.works, *["--fsdp"] * options.fsdp,
+                       *([] if options.steps is None else ["--steps", str(options.steps)])]  # fmt: skip
             ended = subprocess.run(command, timeout=options.limit, check=False)
             found = json.loads(out.read_text()) if out.is_file() else []
             print(f"{gpus} ranks: status {ended.returncode}, {time.time() - begun:.0f} s", flush=True)
@@ -70,17 +71,17 @@ def _rank(options: argparse.Namespace) -> None:
     with joined() as world:
         points = []
         for name in options.works.split(","):
-            points.append(measure(name, world, options.fsdp))
+            points.append(measure(name, world, options.fsdp, options.steps))
             if world.first:
                 options.worker.write_text(json.dumps(points))
 
 
-def measure(name: str, world: World, fsdp: bool) -> dict[str, Any]:
+def measure(name: str, world: World, fsdp: bool, steps: int | None) -> dict[str, Any]:
     """A workload's figures on these ranks."""
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
     plan, model = _built(name, device, fsdp)
-    plan = dealt_plan(plan, world, model.config)
+    plan = replace(dealt_plan(plan, world, model.config), steps=steps or plan.steps)
     trainee = Trainee.of(model, plan.recipe, "random")
     if cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -118,7 +119,7 @@ def _built(name: str, device: torch.device, fsdp: bool) -> tuple[Plan, Gemma3]:
     from bench.t4 import random_model
 
     batch = int(name.partition("-")[2])
-    rows = [Tokens(str(i), row.ids, tuple(map(float, row.mask))) for i, row in enumerate(workload(name, POOL).rows)]
+    rows = [Tokens(str(i), row.ids, tuple(map(float, row.mask))) for i, row in enumerate(tool(batch, POOL).rows)]
     settings = {"adapter.rank": 32, "adapter.alpha": 64, "train.batch_size": batch, "train.pack_tokens": PACK_TOKENS,
                 "train.max_steps": STEPS[name]}  # fmt: skip
     recipe = override(Recipe(), [f"{key}={value}" for key, value in settings.items()])
@@ -144,7 +145,7 @@ def _large(name: str, device: torch.device, fsdp: bool) -> tuple[Plan, Gemma3]:
         from dozan.model.shard import shard_base
         from dozan.world import current
 
-        shard_base(model, current(), device)
+        shard_base(model, current())
     return make_plan(recipe, rows), model
 
 
@@ -184,6 +185,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--gpus", default="1,2,4", help="numbers of GPUs, one launch each")
     parser.add_argument("--works", default="tool-64,tool-2048")
     parser.add_argument("--fsdp", action="store_true", help="the frozen base is sharded")
+    parser.add_argument("--steps", type=int, help="instead of a workload's own number")
     parser.add_argument("--limit", type=float, default=400, help="seconds that a launch may take")
     parser.add_argument("--commit", default="unknown", help="for the record")
     parser.add_argument("--out", type=Path, default=Path("scaling.json"))

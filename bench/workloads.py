@@ -129,7 +129,6 @@ def _long(words: _Words, count: int) -> list[Row]:
 _KINDS: dict[str, tuple[int, Callable[[_Words, int], list[Row]]]] = {
     "tool-64": (64, _tool),
     "tool-256": (256, _tool),
-    "tool-2048": (2048, _tool),
     "tool-16": (16, _tool),
     "tool27-64": (64, partial(_tool, shared=2700)),
     "own-64": (64, _own),
@@ -149,6 +148,12 @@ def workload(name: str, steps: int, vocabulary: int = VOCABULARY) -> Workload:
         raise ValueError(f"no workload {name!r}; choose among {', '.join(NAMES)}")
     batch, make = _KINDS[name]
     return Workload(name, batch, tuple(make(_Words(name, vocabulary), batch * (steps + SPARE_STEPS))))
+
+
+def tool(batch: int, steps: int) -> Workload:
+    """The rows of `tool-N` for any N."""
+    name = f"tool-{batch}"
+    return Workload(name, batch, tuple(_tool(_Words(name, VOCABULARY), batch * (steps + SPARE_STEPS))))
 
 
 def chosen(patterns: str) -> list[str]:

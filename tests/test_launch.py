@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -95,7 +96,7 @@ def test_a_killed_rank_ends_the_others_and_is_named(
     capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     assert supervise(rank(ONE_IS_KILLED), 2) == 1
-    assert caplog.records == [], "torch's launcher tells it too"
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
     said = capfd.readouterr().err
     assert said == "dozan: rank 1 was killed by SIGKILL; the same command goes on from the newest checkpoint\n"
 
@@ -257,9 +258,9 @@ def test_a_second_signal_leaves_at_once_unless_a_rank_hears_an_echo(
 
 # dozan train --gpus 2
 
-STEPS = 40
+STEPS = 24
 SETTINGS = (
-    "train.dtype=float32", f"train.max_steps={STEPS}", "train.save_steps=10", "train.eval_steps=30", "adapter.rank=4",
+    "train.dtype=float32", f"train.max_steps={STEPS}", "train.save_steps=6", "train.eval_steps=12", "adapter.rank=4",
     "train.batch_size=4", "train.learning_rate=0.001", "data.holdout=0.3",
 )  # fmt: skip
 
@@ -292,7 +293,7 @@ def losses(run: Path) -> dict[str, float]:
     return {f"{line['step']} {name}": line[name] for line in lines for name in names if name in line}
 
 
-def begun(run: Path, steps: int = 15) -> None:
+def begun(run: Path, steps: int = 8) -> None:
     """Wait until a run has made some steps."""
     path = run / "metrics.jsonl"
     wait_for(lambda: path.is_file() and len(path.read_bytes().splitlines()) >= steps)

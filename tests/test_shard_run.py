@@ -34,7 +34,7 @@ from dozan.world import World, current
 pytestmark = pytest.mark.skipif(torch.get_num_threads() > 1 and os.environ.get("OMP_NUM_THREADS") != "1",
                                 reason="processes are forked: OMP_NUM_THREADS=1")  # fmt: skip
 SETTINGS = ["adapter.rank=4", "adapter.alpha=8", "adapter.dora=true", "train.batch_size=7", "train.learning_rate=0.01",
-            "train.max_steps=6", "train.save_steps=3", "train.eval_steps=2", "train.pack_tokens=48",
+            "train.max_steps=5", "train.save_steps=3", "train.eval_steps=2", "train.pack_tokens=48",
             "train.recompute=2", "train.stall_minutes=0", "train.clip_norm=0.5"]  # fmt: skip
 
 
@@ -56,11 +56,10 @@ def require_same(found: list[Event], right: list[Event]) -> None:
 
 
 def test_it_goes_on_at_any_number_of_ranks(tmp_path: Path) -> None:
-    """Two ranks, stopped; one, stopped; three to the end: what one process makes."""
+    """Two ranks, stopped; then three to the end: what one process makes."""
     right = train(tmp_path / "alone")
     ended = on_ranks(2, lambda world: train(tmp_path / "run", act=Stop(world, 0, 2)))
     assert [each.status for each in ended] == [75] * 2, ended
-    assert "stopped after step 4" in on_ranks(1, lambda world: train(tmp_path / "run", act=Stop(world, 0, 4)))[0].result
     require_same(results(3, lambda world: train(tmp_path / "run"))[0], right)
 
 

@@ -47,18 +47,18 @@ def fitted(job: Job, out: str | Path, adapt: Adapt = False) -> Job:
 
 
 def shared_out(job: Job, setup: Setup, ranks: int, budget: int) -> tuple[Job, Setup]:
-    """The job with `train.fsdp` decided where it is auto and a rank does not fit the whole base in its budget, but its
-    share of it; and what a rank then holds."""
+    """The job with `train.fsdp` true where it is auto and a run with the whole base does not fit its budget; and what a
+    rank then holds."""
     recipe, dial = job.plan.recipe, job.plan.recipe.train.recompute == "auto"
     parted = replace(setup, shards=ranks)
     if ranks == 1 or recipe.train.fsdp is False:
         return job, setup
     if recipe.train.fsdp == "auto":
-        if fit(setup, budget, False, dial).fits or not fit(parted, budget, False, dial).fits:
+        if fit(setup, budget, False, dial).fits:
             return job, setup
         train = recipe.train.model_copy(update={"fsdp": True})
         plan = replace(job.plan, recipe=recipe.model_copy(update={"train": train}))
-        note = f"each of the {ranks} ranks holds its share of the base, so that the run fits (train.fsdp=true)"
+        note = f"each of the {ranks} ranks holds its share of the weights, for one alone does not fit (train.fsdp=true)"
         job = replace(job, plan=plan, notes=(*job.notes, note))
     return job, parted
 
