@@ -58,12 +58,14 @@ def ended(child: int) -> int:
 
 
 def rank(code: str) -> list[str]:
-    """A rank that is started quickly: `code` with os, signal, sys, time and its rank `r`."""
-    return [sys.executable, "-S", "-c", f"import os, signal, sys, time\nr = int(os.environ['RANK'])\n{code}"]
+    """A rank that is started quickly: `code` with os, signal, sys, time, its rank `r`, and `rest`, which a signal that
+    comes just before it ends too."""
+    rest = "def rest():\n    for _ in range(3000): time.sleep(0.02)"
+    return [sys.executable, "-S", "-c", f"import os, signal, sys, time\nr = int(os.environ['RANK'])\n{rest}\n{code}"]
 
 
 STATUS = "open(os.environ['DOZAN_STATUS'], 'x').write"
-ONE_IS_KILLED = "os.kill(os.getpid(), 9) if r == 1 else time.sleep(60)"
+ONE_IS_KILLED = "os.kill(os.getpid(), 9) if r == 1 else rest()"
 
 
 def test_the_first_rank_has_the_terminal_and_all_may_warn(capfd: pytest.CaptureFixture[str]) -> None:
@@ -119,7 +121,7 @@ if os.path.exists({mark!r}): sys.exit(0)
 if r == 1:
     time.sleep(0.3); open({mark!r}, 'w'); os.kill(os.getpid(), 9)
 signal.signal(signal.SIGTERM, lambda *_: ({STATUS}('75'), os._exit(0)))
-time.sleep(60)"""
+rest()"""
     assert supervise(rank(first), 2, restarts=1) == 0
 
 
@@ -132,7 +134,7 @@ def stop(number, frame):
     sys.exit(0)
 signal.signal(signal.{number.name}, stop)
 open({str(tmp_path)!r} + f'/ready-{{r}}', 'w')
-time.sleep(60)"""
+rest()"""
     child = forked(lambda: supervise(rank(works), 2, restarts=3), tmp_path / "said")
     wait_for(lambda: len(list(tmp_path.glob("ready-*"))) == 2)
     os.kill(child, number)
@@ -142,7 +144,7 @@ time.sleep(60)"""
 
 
 def test_a_stop_before_a_rank_can_say_anything_is_resumable_too(tmp_path: Path) -> None:
-    child = forked(lambda: supervise(rank(f"open({str(tmp_path)!r} + f'/ready-{{r}}', 'w'); time.sleep(60)"), 2),
+    child = forked(lambda: supervise(rank(f"open({str(tmp_path)!r} + f'/ready-{{r}}', 'w'); rest()"), 2),
                    tmp_path / "said")  # fmt: skip
     wait_for(lambda: len(list(tmp_path.glob("ready-*"))) == 2)
     os.kill(child, signal.SIGTERM)
@@ -154,7 +156,7 @@ def test_a_wish_to_save_reaches_every_rank(tmp_path: Path) -> None:
     works = f"""
 signal.signal(signal.SIGUSR1, lambda number, frame: (open({str(tmp_path)!r} + f'/saved-{{r}}', 'w'), sys.exit(0)))
 open({str(tmp_path)!r} + f'/ready-{{r}}', 'w')
-time.sleep(60)"""
+rest()"""
     child = forked(lambda: supervise(rank(works), 2), tmp_path / "said")
     wait_for(lambda: len(list(tmp_path.glob("ready-*"))) == 2)
     os.kill(child, signal.SIGUSR1)

@@ -32,6 +32,7 @@ from dozan.model.shards import whole
 from dozan.pack import pack_rows
 from dozan.recipe import Recipe, ScoreRecipe, override
 from dozan.rows.readers import read_rows
+from dozan.train import scoring
 from dozan.train.full import Masters
 from dozan.train.keeper import Keeper
 from dozan.train.live import Event
@@ -322,8 +323,15 @@ def test_the_best_is_kept_by_all_ranks(base: Path, tmp_path: Path) -> None:
     scorer = Scorer(tuple(asked), opened.tokenizer, opened.chat, base, ScoreRecipe(max_new_tokens=4, steps=1))
     some = ("train.max_steps=3",)
     expected = train(base, tmp_path / "alone", *some, scorer=scorer)
-    found, others = results(2, lambda world: train(base, tmp_path / "run", *some, scorer=scorer))
+
+    def work(world: World) -> Any:
+        real, prompts = scoring.generate, list[int]()
+        scoring.generate = lambda bundle, given, *more: (prompts.append(len(given)), real(bundle, given, *more))[1]
+        return train(base, tmp_path / "run", *some, scorer=scorer), prompts
+
+    (found, prompts), (others, fewer) = results(2, work)
     assert found == others and len(figures(found, "score/strict")) == 3
+    assert prompts == [2] * 3 and fewer == [1] * 3, "a rank answers what is its own"
     assert figures(found, "score/strict") == figures(expected, "score/strict")
     assert figures(found) == pytest.approx(figures(expected), rel=1e-6)
     (kept,) = (tmp_path / "run" / "best").iterdir()

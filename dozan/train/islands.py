@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dozan.errors import InputError
 from dozan.model.gathered import is_sharded
 from dozan.model.gemma3 import Gemma3
 from dozan.train.health import Beat, Skipped, begins_in, is_of_gradients, silent
@@ -29,7 +30,10 @@ _MOST = 8
 
 def widen(model: Gemma3, layers: Sequence[int]) -> None:
     """Have these layers compute in float32 from now on; captured passes and updates must be made anew. Where memory
-    does not do for all of them, none is changed."""
+    does not do for all of them, none is changed. Raises InputError for a base that is shared out."""
+    if layers and is_sharded(model):
+        raise InputError("the run has layers in float32 amid float16, which a base in shares has not; go on with --set "
+                         "train.fsdp=false")  # fmt: skip
     done: list[nn.Parameter] = []
     try:
         for index in layers:

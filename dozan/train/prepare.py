@@ -22,7 +22,7 @@ from dozan.errors import InputError
 from dozan.kernels import warm
 from dozan.kernels.precision import multiplies_bfloat16, training_dtype
 from dozan.model.adapter import attach
-from dozan.model.bundle import folder_arrangement, open_model
+from dozan.model.bundle import check_rows, folder_arrangement, open_model
 from dozan.model.files import read_json
 from dozan.model.full_format import MODEL
 from dozan.model.gemma3 import Gemma3, Gemma3Config
@@ -87,6 +87,7 @@ class Job:
         recipe, device, world = self.plan.recipe, training_device(), current()
         if recipe.train.weights == "adapter" and recipe.train.fsdp is True and world.size > 1:
             model = load_sharded(self.folder, dtype_of(recipe, device), recipe, world, device)
+            check_rows(self.folder, Tokenizer.load(self.folder), chat_format(self.base.chat), model.config.vocab_size)
         else:
             model = self._whole_model(recipe, device)
         for kernel in self.compiling:
@@ -236,10 +237,11 @@ def write_split(folder: Path, rows: GatheredRows, shared_tools: Sequence[Mapping
 
 
 def dtype_of(recipe: Recipe, device: torch.device) -> torch.dtype:
-    """What the run computes in on a device. Raises InputError where it cannot."""
-    named = recipe.train.dtype
+    """What the run computes in on a device, the same on all ranks. Raises InputError where it cannot."""
+    named: str = recipe.train.dtype
     if named == "auto":
-        return training_dtype(device)
+        # On a CPU it is what is faster, which two processes may find otherwise.
+        named = current().from_first(lambda: str(training_dtype(device)).removeprefix("torch."))
     if named == "bfloat16" and not multiplies_bfloat16(device):
         raise InputError("train.dtype = bfloat16: this GPU multiplies in it only from capability 8.0; a value that "
                          "works: float16")  # fmt: skip

@@ -8,6 +8,7 @@ import os
 import platform
 import socket
 import time
+import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
@@ -28,6 +29,7 @@ WAIT = "DOZAN_WAIT_SECONDS"
 """The environment's name for how long ranks wait for each other; 10 seconds without it."""
 _LOCAL = ("localhost", "127.0.0.1", "::1", socket.gethostname())
 _POLL = 0.05
+_NEWEST, _ALL = "dozan/newest", "all"
 _COLLECTIVE = timedelta(hours=2)
 """A rank may compile or write for long; one that is gone is noticed by the watch."""
 
@@ -49,8 +51,7 @@ def meet(environment: Mapping[str, str]) -> tuple[World, Watch] | None:
         torch.cuda.set_device(place.local_rank)
     if not dist.is_initialized():
         seconds = _wait_seconds(environment)
-        store = _store(place, environment, seconds)
-        _require_all(store, place, seconds)
+        store = _together(_store(place, environment, seconds), place, seconds)
         _require_same_code(store, place)
         if place.address in _LOCAL and place.local_size == place.size:
             # Else the host's own name decides, which may not resolve.
@@ -80,7 +81,6 @@ def _store(place: Place, environment: Mapping[str, str], seconds: float) -> Stor
     import torch.distributed as dist
 
     held = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
     where = f"{place.address}:{place.port}"
     try:
         store = dist.TCPStore(
@@ -94,7 +94,7 @@ def _store(place: Place, environment: Mapping[str, str], seconds: float) -> Stor
         raise InputError(f"rank {place.rank} of {place.size}: nobody answers at {where} (MASTER_ADDR, MASTER_PORT) "
                          f"within {seconds:g} s: is rank 0 started, is the port open? {WAIT}=60 waits longer"
                          ) from None  # fmt: skip
-    return dist.PrefixStore(f"dozan/{attempt}", store)
+    return store
 
 
 def _free_port() -> int:
@@ -104,21 +104,41 @@ def _free_port() -> int:
         return port
 
 
-def _require_all(store: Store, place: Place, seconds: float) -> None:
-    """Raises InputError that names the ranks that have not come."""
-    store.set(f"here/{place.rank}", "")
-    end, missing = time.monotonic() + seconds, list(range(place.size))
-    while missing:
-        missing = [rank for rank in missing if not store.check([f"here/{rank}"])]
-        if missing and time.monotonic() > end:
+def _together(store: Store, place: Place, seconds: float) -> Store:
+    """A part of the store for this start of the ranks alone, once all of them are there. Raises InputError that names
+    those that have not come.
+
+    torchrun's store outlives the ranks, and its count of restarts is each machine's own. So the first rank opens a part
+    under a new name, and says there whom it has seen: who finds himself not among them has met an earlier start's.
+    """
+    import torch.distributed as dist
+
+    own, name, end = uuid.uuid4().hex, "", time.monotonic() + seconds
+    if place.rank == 0:
+        name = own
+        store.set(_NEWEST, name)
+    part = dist.PrefixStore(f"dozan/{name}", store)
+    while True:
+        if place.rank and store.check([_NEWEST]) and (newest := store.get(_NEWEST).decode()) != name:
+            name, part = newest, dist.PrefixStore(f"dozan/{newest}", store)
+            part.set(f"here/{place.rank}", own)
+        missing = [rank for rank in range(1, place.size) if not part.check([f"here/{rank}"])]
+        if place.rank == 0 and not missing:
+            part.set(_ALL, " ".join(part.get(f"here/{rank}").decode() for rank in range(1, place.size)))
+            return part
+        if place.rank and part.check([_ALL]):
+            if own in part.get(_ALL).decode().split():
+                return part
+            missing = [0]
+        if time.monotonic() > end:
             time.sleep(10 * _POLL * (place.rank == 0))  # the store is in this process: let the others see it too
-            names = ", ".join(map(str, missing))
+            names = ", ".join(map(str, missing if name else [0]))
             raise InputError(
                 f"rank {names} of {place.size} did not come within {seconds:g} s: look at what it says, start as many "
                 "processes as WORLD_SIZE says, and give all of them the same MASTER_ADDR and MASTER_PORT; "
                 f"{WAIT}=60 waits longer"
             )
-        time.sleep(_POLL if missing else 0)
+        time.sleep(_POLL)
 
 
 def _require_same_code(store: Store, place: Place) -> None:
