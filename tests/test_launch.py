@@ -11,12 +11,14 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ship_models import make_folder
 from test_bad_input import conversation, leave, write_rows
+from torch.distributed import HashStore
 
 from dozan.cli import main
 from dozan.errors import InputError, Interrupted
@@ -24,6 +26,8 @@ from dozan.launch import launch, supervise, without
 from dozan.train import signals
 from dozan.train.signals import StopRequest, leaving_at_once
 from dozan.world import World
+from dozan.world.environment import Place
+from dozan.world.meeting import _together
 
 SECONDS = 120.0
 """Until a process counts as hung; the machine may be busy."""
@@ -174,6 +178,22 @@ def wait_for(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.005)
+
+
+def test_ranks_that_are_started_again_do_not_meet_those_before_them() -> None:
+    """A machine's own count of restarts may lag behind, and torchrun's store keeps what the first start has written."""
+    store, (first, second) = HashStore(), [Place(rank, 2, 0, 1, "n1", 1) for rank in (0, 1)]
+    with ThreadPoolExecutor(1) as pool:
+        before = pool.submit(_together, store, second, SECONDS)
+        old = _together(store, first, SECONDS)
+        before.result(SECONDS)
+        came = old.get("here/1")
+        again = pool.submit(_together, store, second, SECONDS)  # it meets the first start's part, for it is early
+        wait_for(lambda: old.get("here/1") != came)
+        _together(store, first, SECONDS).set("said", "second")
+        assert again.result(SECONDS).get("said") == b"second"
+    with pytest.raises(InputError, match="rank 0 of 2 did not come"):
+        _together(store, second, 0.1)
 
 
 # What cannot be launched

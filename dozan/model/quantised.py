@@ -25,6 +25,14 @@ class _Product(torch.autograd.Function):
         return outer[0] @ dequantise(ctx.weight, outer[0].dtype), None
 
 
+_AS_NUMBERS = torch.float8_e4m3fn
+"""One byte each; they are only ever copied."""
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.view(torch.uint8) if tensor.dtype == _AS_NUMBERS else tensor
+
+
 class QuantisedLinear(nn.Module):
     """x [..., I] -> [..., O] in x's dtype; no bias, no parameter.
 
@@ -51,7 +59,7 @@ class QuantisedLinear(nn.Module):
         """The weight [O, I]."""
         assert not is_part(self.codes), "its layer must be gathered first"
         shape = (self.out_features, self.in_features)
-        return NF4(self.codes, self.absmax, self.nested, self.nested_code, self.offset, shape)
+        return NF4(_plain(self.codes), _plain(self.absmax), self.nested, self.nested_code, self.offset, shape)
 
     def divide(self) -> None:
         """Make parameters of what is large, so that it can be shared out; `nested` is 1/2,000 of the codes. It is done
@@ -59,7 +67,9 @@ class QuantisedLinear(nn.Module):
         for name in ("codes", "absmax") if "codes" in self._buffers else ():
             tensor = getattr(self, name)
             delattr(self, name)
-            self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
+            # torch 2.11 makes a parameter of each share that could have a gradient: bytes must look like numbers.
+            held = tensor.view(_AS_NUMBERS) if tensor.dtype == torch.uint8 else tensor
+            self.register_parameter(name, nn.Parameter(held, requires_grad=False))
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = _Product.apply(x, self.nf4)

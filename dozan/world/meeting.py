@@ -132,7 +132,7 @@ def _together(store: Store, place: Place, seconds: float) -> Store:
             missing = [0]
         if time.monotonic() > end:
             time.sleep(10 * _POLL * (place.rank == 0))  # the store is in this process: let the others see it too
-            names = ", ".join(map(str, missing if name else [0]))
+            names = ", ".join(map(str, missing if name and missing else [0]))
             raise InputError(
                 f"rank {names} of {place.size} did not come within {seconds:g} s: look at what it says, start as many "
                 "processes as WORLD_SIZE says, and give all of them the same MASTER_ADDR and MASTER_PORT; "
