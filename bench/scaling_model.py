@@ -5,7 +5,7 @@ measured apart from steps, give every prediction. It prints predictions beside t
 64 … 1,024 GPUs on machines of 8 over three networks: seconds, bytes, efficiency, GPU hours, and cost at a price.
 `--write` puts the tables into docs/en/scaling.md, between comments that name them, and the picture into
 docs/images/scaling.svg. A record is what `bench.scaling` writes. Without one the one-GPU seconds are those that `dozan
-plan` expects of an H200, and the links are others' figures; what is to be measured says TODO-RECORD.
+plan` expects of an H200, and the links are others' figures; what is to be measured says not measured.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from dozan.train.spread import exchange_of
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "bench" / "records" / "2026-11-22-scaling-h200.json"
 PAGE, PICTURE = ROOT / "docs" / "en" / "scaling.md", ROOT / "docs" / "images" / "scaling.svg"
-TODO = "TODO-RECORD"
+TODO = "not measured"
 CHECKED, CARRIED = (2, 4, 8), (64, 128, 256, 512, 1024)
 _MACHINE = 8
 _LAYER_SECONDS = 0.45e-3

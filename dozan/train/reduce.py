@@ -15,8 +15,8 @@ from torch import Tensor
 
 from dozan.train.optim import Named
 
-BUFFER_BYTES = 16 * 2**20
-"""Large enough to use the link, and small enough that the first sum begins early."""
+BUFFER_BYTES, BUFFERS = 16 * 2**20, 8
+"""A buffer is large enough to use the link, and there are few: an event within a captured pass takes some 60 µs."""
 
 
 class Buffer:
@@ -47,15 +47,16 @@ class Buffer:
 
 
 class Reducer:
-    """The buffers of some parameters, fp32 and on one device."""
+    """The buffers of some parameters, fp32 and on one device; `buffer_bytes`: the least of one, but the last."""
 
     def __init__(self, parameters: Named, buffer_bytes: int = BUFFER_BYTES) -> None:
         self.buffers: list[Buffer] = []
+        enough = max(buffer_bytes, 4 * sum(p.numel() for _, p in parameters) // BUFFERS)
         taken: list[tuple[str, torch.nn.Parameter]] = []
         for name, parameter in reversed(parameters):
             assert parameter.dtype == torch.float32, f"{name} is {parameter.dtype}"
             taken.append((name, parameter))
-            if 4 * sum(p.numel() for _, p in taken) >= buffer_bytes:
+            if 4 * sum(p.numel() for _, p in taken) >= enough:
                 self.buffers.append(Buffer(taken))
                 taken = []
         if taken:
