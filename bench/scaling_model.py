@@ -27,8 +27,8 @@ from dozan.recipe import AdapterRecipe, load_recipe
 from dozan.train.cards import CARDS, step_seconds
 from dozan.train.deal import head_cost
 from dozan.train.memory_setup import Setup
+from dozan.train.reduce import buffers_of
 from dozan.train.scaling import (
-    BUFFER_BYTES,
     LINKS,
     NETWORKS,
     Cluster,
@@ -132,14 +132,14 @@ def _floor(name: str, alone: Mapping[str, float]) -> float:
 
 
 def cluster(record: Json, network: str) -> Cluster:
-    """Machines of 8 whose GPUs are joined as the record measured it, by the largest sum of gradients that it has apart
-    from steps, and a network between them."""
+    """Machines of 8 whose GPUs are joined as the record measured it, by the largest sum of gradients on the most GPUs
+    that it has apart from steps, and a network between them."""
     inside = inside_of("h200")
-    summed = [(p["reduced_bytes"], p["gpus"], p["reduce_seconds"]) for p in record["points"]
+    summed = [(p["gpus"], p["reduced_bytes"], p["reduce_seconds"]) for p in record["points"]
               if p["gpus"] > 1 and p.get("reduce_seconds")]  # fmt: skip
     if summed:
-        size, gpus, seconds = max(summed)
-        source = f"{size / 2**20:,.0f} MiB in buffers of {BUFFER_BYTES / 2**20:.0f} on {gpus} GPUs"
+        gpus, size, seconds = max(summed)
+        source = f"{size / 2**20:,.0f} MiB of gradients on {gpus} GPUs"
         rate = reduced_bytes(size, gpus) / seconds
         inside = replace(inside, bandwidth=rate, measured=True, source=source)
     return Cluster(inside, LINKS[network], _MACHINE)
@@ -156,7 +156,7 @@ def compared(record: Json, overlap: float = 1.0) -> str:
         for gpus in sorted({*(() if work.fsdp else CHECKED), *told} - {1}):
             point, seen = work.on(gpus, here, overlap), told.get(gpus, {})
             took, summed = seen.get("step_seconds"), work.exchange.summed
-            buffers = max(1, math.ceil(summed / BUFFER_BYTES))
+            buffers = buffers_of(summed)
             alone = 1e3 * buffers * all_reduce_seconds(summed / buffers, gpus, here)
             lines.append(
                 f"| {work} | {gpus} | {point.seconds:.4g} | {_or_todo(took, '.4g')} | "

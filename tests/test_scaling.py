@@ -381,7 +381,7 @@ def test_the_one_gpu_steps_predict_the_others() -> None:
     known = [cells for cells in lines if cells[1] in ("2", "8")]
     assert len(known) == 4 and all(cells[4].strip("+-") == "0.0%" for cells in known)
     assert all(cells[3] == bench.TODO for cells in lines if cells[1] == "4"), "what was not measured says so"
-    assert "| 300 | 3.4 | 28 | **measured by us**: 1,008 MiB in buffers of 16 on 8 GPUs |" in bench.links(record)
+    assert "| 300 | 3.4 | 28 | **measured by us**: 1,008 MiB of gradients on 8 GPUs |" in bench.links(record)
 
 
 def test_a_base_in_shares_is_a_workload_of_its_own() -> None:

@@ -7,6 +7,7 @@ a stream of its own while the pass goes on to earlier layers. Bytes: 4 for each 
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -17,6 +18,11 @@ from dozan.train.optim import Named
 
 BUFFER_BYTES, BUFFERS = 16 * 2**20, 8
 """A buffer is large enough to use the link, and there are few: an event within a captured pass takes some 60 µs."""
+
+
+def buffers_of(size: float) -> int:
+    """How many buffers gradients of so many bytes take."""
+    return max(1, min(BUFFERS, math.ceil(size / BUFFER_BYTES)))
 
 
 class Buffer:

@@ -17,8 +17,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-BUFFER_BYTES = 16 * 2**20
-"""Gradients are summed in buffers of so much, as train/reduce.py has it."""
+from dozan.train.reduce import buffers_of
+
 BACKWARD_SHARE = 2 / 3
 """Of a pack's time, its backward pass, beside which gradients are summed."""
 MOST_GPUS = 1024
@@ -166,7 +166,7 @@ class Exchange:
             return 0.0
         each, waits = compute / max(packs, 1), 0.0
         if self.summed:
-            buffers = max(1, math.ceil(self.summed / BUFFER_BYTES))
+            buffers = buffers_of(self.summed)
             takes = buffers * all_reduce_seconds(self.summed / buffers, gpus, cluster)
             waits += seen(takes, BACKWARD_SHARE * each, buffers, overlap)
         moved = self.gathered + self.scattered
