@@ -247,8 +247,9 @@ def drawing(record: Json, overlap: float = 1.0) -> str:
     ]
     if not record.get("expected"):
         lines.append(Line("measured", tuple(seen), 0, dots=True))
-    title = f"Efficiency in % of {work.name} on 2^x GPUs"
-    return standalone(line_chart(lines, title, "efficiency in % on 2^x GPUs"), lines, left=70, top=115)
+    title = f"Efficiency in % of {work.name} by GPUs"
+    chart = line_chart(lines, title, "efficiency in %, by GPUs", lambda x: f"{2**x:.0f}")
+    return standalone(chart, lines, left=70, top=115)
 
 
 def expected() -> Json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 
@@ -26,8 +26,10 @@ class Line:
     band: tuple[tuple[float, float, float], ...] = ()
 
 
-def line_chart(lines: Sequence[Line], title: str, axis: str = "step") -> str:
-    """An SVG of lines over a common x, its y from 0 (or below) up; "" when no series has a point."""
+def line_chart(
+    lines: Sequence[Line], title: str, axis: str = "step", name: Callable[[float], str] = "{:,.0f}".format
+) -> str:
+    """An SVG of lines over a common x, its y from 0 (or below) up; "" when no series has a point. name: of an x."""
     finite = [replace(line, points=_finite(line.points)) for line in lines]
     drawn = [line for line in finite if line.points]
     if not drawn:
@@ -37,7 +39,7 @@ def line_chart(lines: Sequence[Line], title: str, axis: str = "step") -> str:
     x_ticks, y_ticks = ticks(min(xs), max(xs), 7, whole=True), ticks(min(0.0, *ys), max(ys), 4)
     frame = _Frame(min(xs), max(xs), y_ticks[0], max(y_ticks[-1], max(ys)))
     parts = [f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">']
-    parts += [_grid(frame, y) for y in y_ticks] + [_tick(frame, x) for x in x_ticks]
+    parts += [_grid(frame, y) for y in y_ticks] + [_tick(frame, x, name(x)) for x in x_ticks]
     parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 2}" text-anchor="end">{escape(axis)}</text>')
     parts += [_draw(frame, line) for line in drawn]
     return "".join(parts) + "</svg>"
@@ -152,10 +154,10 @@ def _grid(frame: _Frame, value: float) -> str:
     return f'{line}<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.4g}</text>'
 
 
-def _tick(frame: _Frame, value: float) -> str:
+def _tick(frame: _Frame, value: float, name: str) -> str:
     x, base = frame.x(value), _HEIGHT - _BOTTOM
     mark = f'<path class="axis" d="M{x:.1f} {base}v4"/>'
-    return f'{mark}<text x="{x:.1f}" y="{base + 16}" text-anchor="middle">{value:,.0f}</text>'
+    return f'{mark}<text x="{x:.1f}" y="{base + 16}" text-anchor="middle">{name}</text>'
 
 
 def _draw(frame: _Frame, line: Line) -> str:
