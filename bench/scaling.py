@@ -63,7 +63,8 @@ def main() -> None:
             point["speedup"] = round(next(same)["step_seconds"] / point["step_seconds"], 3) if gpus > 1 else 1.0
             points.append(point)
             print("RESULT", json.dumps({k: v for k, v in point.items() if k != "losses"}), flush=True)
-        what = {"command": " ".join(sys.argv[1:]), "commit": options.commit, "torch": torch.__version__}
+        command = f"--gpus {options.gpus} --works {options.works}" + " --fsdp" * options.fsdp
+        what = {"command": command, "commit": options.commit, "torch": torch.__version__}
         options.out.write_text(json.dumps({"what": what, "points": points}, indent=1) + "\n", encoding="utf-8")
 
 

@@ -140,14 +140,15 @@ class _Started(LogsSpecs):
 @contextmanager
 def _signals() -> Iterator[None]:
     """Within it a stop that is asked for before any rank runs is raised as the launcher raises it later, and SIGUSR1
-    goes to the ranks."""
+    goes to the ranks that train."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise SignalException(f"signal {number}", signal.Signals(number))
 
     def save(number: int, frame: FrameType | None) -> None:
         for child in _children():
-            os.kill(child, number)
+            if _catches(child, number):
+                os.kill(child, number)
 
     numbers = (*_DEATH, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
     before = {number: signal.getsignal(number) for number in numbers}
@@ -165,6 +166,16 @@ def _children() -> list[int]:
     """The processes that this one has started."""
     found = [path.read_text().split() for path in Path("/proc/self/task").glob("*/children")]
     return [int(name) for names in found for name in names]
+
+
+def _catches(process: int, number: int) -> bool:
+    """Whether a process has a handler of a signal, which would end it otherwise."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
+    except OSError:  # it has just ended
+        return False
+    caught = next(line.split()[1] for line in lines if line.startswith("SigCgt:"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 @contextmanager
@@ -190,7 +201,7 @@ def _free_port() -> int:
 
 def _left(status: Path) -> int:
     """The exit status that a rank has left; 0 when all ended well."""
-    return int(status.read_text(encoding="utf-8")) if status.is_file() else 0
+    return int(status.read_text(encoding="utf-8") or 0) if status.is_file() else 0
 
 
 def _stopped(status: Path, number: signal.Signals) -> int:

@@ -73,7 +73,7 @@ def test_an_embedding_scale_that_is_not_rounded(shape: str, monkeypatch: pytest.
     [
         pytest.param("rslora", "math.sqrt(recipe.rank) if", "recipe.rank if", True, id="lost √r"),
         pytest.param("both", "math.sqrt(recipe.rank) if", "recipe.rank if", True, id="lost √r with DoRA"),
-        pytest.param("dora", "    refresh(model)\n\n\ndef shapes_of", "\n\ndef shapes_of", True, id="stale norm"),
+        pytest.param("dora", "    refresh_alone(model)\n\n\ndef shapes_of", "\n\ndef shapes_of", True, id="stale norm"),
     ],
 )
 def test_a_wrong_adapter(kind: str, old: str, new: str, logits_wrong: bool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from dozan.chat.encode import Numbers, Tokens
 from dozan.chat.keys import TOKEN_BYTES, common_prefix
 from dozan.model.gemma3 import Gemma3Config
 
-SORTED_BYTES = 2 * 2**30
+SORTED_BYTES = 2**29
 """Rows of more tokens than this holds are dealt in the order of a step, each part sorted by itself: they share less."""
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dozan.chat.encode import Tokens
+from dozan.model.gathered import is_sharded
 from dozan.model.gemma3 import Gemma3
 from dozan.train import passes
 from dozan.train.plan import Plan, Prepared
@@ -76,7 +77,7 @@ def explain(
     try:
         return _explained(trainee, plan, prepared, step, scale, mended, beat)
     except RuntimeError as error:
-        if not is_out_of_memory(error):
+        if not is_out_of_memory(error) or is_sharded(trainee.model):  # other ranks wait amid this very pass
             raise
     return Skipped([row.row for row in prepared.rows], f"it began in {_NO_MEMORY}", mended)
 

@@ -96,7 +96,7 @@ def train(
     as_t4 = precision == "t4"
     given = {"data": _path(data), "eval_data": _path(eval_data), "model": _path(model), "force": force,
              "precision": precision}  # fmt: skip
-    with joined() as world, emulated(T4 if as_t4 else None), leaving_at_once():
+    with leaving_at_once(), joined() as world, emulated(T4 if as_t4 else None):
         job = prepare(data, model, recipe, [*overrides, *["train.dtype=float16"] * as_t4], eval_data, force, out)
         brought = world.from_first(lambda: _brought(job, Path(out)))
         job = fitted(job, out, adapt)
@@ -307,7 +307,7 @@ class _Course:
                 if score and self.scorer is not None:
                     progress, event, said = score_run(
                         self.scorer, self.trainee, self.keeper.out, progress, self.plan.steps_per_epoch,
-                        self.ranks.check,
+                        self.ranks.check, self.ranks.pause,
                     )  # fmt: skip
                     self._tell(event, "score", [*self.watch.scored(event), *said])
         except Stopped:
@@ -336,12 +336,14 @@ def _with_room(trainee: Trainee, plan: Plan, keeper: Keeper, progress: Progress,
     if room is not None:
         return room
     saved = _saved(keeper, progress)
-    raise InputError(f"{hopeless(trainee, error.size)}. Stopped after {saved}")
+    current().agree([0])
+    raise InputError(f"{hopeless(trainee, error.size)}. Stopped after {saved}").of_all()
 
 
 def _stop(keeper: Keeper, progress: Progress, ranks: Ranks) -> NoReturn:
-    asked = ranks.stopping
-    raise Interrupted(f"{asked}: stopped after {_saved(keeper, progress)}; the same command goes on from there")
+    asked, saved = ranks.stopping, _saved(keeper, progress)
+    ranks.world.agree([0])  # until the first one has saved: a launcher ends all when one has left
+    raise Interrupted(f"{asked}: stopped after {saved}; the same command goes on from there").of_all()
 
 
 def _saved(keeper: Keeper, progress: Progress) -> str:

@@ -204,8 +204,8 @@ def _assumptions(card: Card, gpus: int, with_rows: bool, setup: Setup) -> list[s
     if setup.full and card.teraflops:
         notes.append("tokens/s where every weight is trained follow from the work; they are not measured")
     if gpus > 1:
-        notes.append("several GPUs: the rates of their links are others' figures (docs/en/scaling.md); nothing of this "
-                     "is measured on this machine")  # fmt: skip
+        notes.append("several GPUs: the rate of their link is measured for H200s of one machine, else it is others' "
+                     "(docs/en/scaling.md); nothing of this is measured on this machine")  # fmt: skip
     if not with_rows:
         notes.append(f"no rows: packs of {setup.tokens:,} tokens, one row each, of which "
                      f"{_SUPERVISED_SHARE:.0%} are supervised")  # fmt: skip

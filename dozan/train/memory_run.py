@@ -218,7 +218,8 @@ def _longest(plan: Plan) -> Batch:
     """The largest of the packs of the first steps, and of the longest row alone."""
     steps = range(min(plan.steps, _SAMPLED_STEPS))
     packs = [batch for step in steps for batch in plan.prepare(step).batches]
-    return max([*packs, *_alone(plan)], key=lambda batch: (len(batch), len(batch.at)))
+    # A rank of many may have no rows in any of these steps.
+    return max([*packs, *_alone(plan)] or plan.packs_of(0), key=lambda batch: (len(batch), len(batch.at)))
 
 
 def _alone(plan: Plan) -> Sequence[Batch]:

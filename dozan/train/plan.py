@@ -6,7 +6,7 @@ import math
 import random
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -85,6 +85,8 @@ class Plan:
     """Which of so many ranks this plan is of; each has the same rows and steps, and packs of its own."""
     head_cost: float = 1.0
     """See `deal.head_cost`."""
+    known: dict[Packing, RowIndex] = field(default_factory=dict, compare=False, repr=False)
+    """What ranks know of all rows, once it was asked for; plans made of this one share it."""
 
     @cached_property
     def tokens(self) -> int:
@@ -157,9 +159,11 @@ class Plan:
     def _dealt_places(self, places: Numbers) -> list[Numbers]:
         return self._index.dealt(places, self.ranks, self.head_cost)
 
-    @cached_property
+    @property
     def _index(self) -> RowIndex:
-        return RowIndex.of(self.rows, self.packing == "tries")
+        if self.packing not in self.known:
+            self.known[self.packing] = RowIndex.of(self.rows, self.packing == "tries")
+        return self.known[self.packing]
 
     def pack(self, rows: Sequence[Tokens]) -> list[Batch]:
         """The micro-batches of rows: at most `micro_batch_size` rows and `pack_tokens` tokens each."""

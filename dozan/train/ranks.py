@@ -63,6 +63,12 @@ class Ranks:
         else:
             self._stop.beat()
 
+    def pause(self) -> None:
+        """Between parts of what takes long, on all ranks. Raises Stopped on all of them when a stop was asked for."""
+        self.consult()
+        if self.world.size > 1 and self._agreed[0]:
+            raise Stopped
+
     def consult(self, failed: PackSize | None = None) -> PackSize | None:
         """What the ranks want; the pack that did not fit on one of them, if any."""
         if self.world.size == 1:
@@ -102,9 +108,7 @@ class Ranks:
         for i, item in enumerate(items):
             self.check()
             if size > 1 and i % size == 0:
-                self.consult()
-                if self._agreed[0]:
-                    raise Stopped
+                self.pause()
             if i % size == self.world.rank:
                 yield item
             count = i + 1

@@ -53,9 +53,10 @@ class Buffer:
 
 
 class Reducer:
-    """The buffers of some parameters, fp32 and on one device; `buffer_bytes`: the least of one, but the last."""
+    """The buffers of some parameters, fp32 and on one device; `buffer_bytes`: the least of one, but the last;
+    overlaps: whether backward passes give them their gradients themselves, so that a sum may begin during a pass."""
 
-    def __init__(self, parameters: Named, buffer_bytes: int = BUFFER_BYTES) -> None:
+    def __init__(self, parameters: Named, buffer_bytes: int = BUFFER_BYTES, overlaps: bool = True) -> None:
         self.buffers: list[Buffer] = []
         enough = max(buffer_bytes, 4 * sum(p.numel() for _, p in parameters) // BUFFERS)
         taken: list[tuple[str, torch.nn.Parameter]] = []
@@ -69,7 +70,7 @@ class Reducer:
             self.buffers.append(Buffer(taken))
         self._device = self.buffers[0].flat.device
         self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
-        self._overlaps = self._stream is not None and all(p.requires_grad and p.is_leaf for _, p in parameters)
+        self._overlaps = self._stream is not None and overlaps
         if self._overlaps:
             for buffer, (_, parameter) in self._pairs(parameters):
                 parameter.register_post_accumulate_grad_hook(buffer.arrived)

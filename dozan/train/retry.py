@@ -114,7 +114,7 @@ def updated(trainee: Trainee, loss: Tensor, rate: float, batches: Sequence[Batch
         said = (f"step {step + 1}: out of memory amid the update of the adapter ({text}), and no checkpoint to go back "
                 "to; free memory that other processes hold, and run the same command again")  # fmt: skip
         raise GoBack(said, step + 1, 0, 1.0)
-    raise PackTooLarge(PackSize.of(max(batches, key=len), text))
+    raise PackTooLarge(PackSize.of(max(batches, key=len), text) if batches else PackSize(0, 0, 1, "", text))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -46,7 +46,7 @@ class Link:
 
 
 # Latencies: hwLat of NCCL's tuning.cc for NVLink, PCIe and a network (simple protocol, read 2026-11-22). One bandwidth
-# is measured by us, of 1 GiB in buffers of 16 MiB; NVIDIA/nccl-tests issues 212 (2024-05) and 309 (2025-05) have
+# is measured by us, of 1 GiB in 63 buffers; NVIDIA/nccl-tests issues 212 (2024-05) and 309 (2025-05) have
 # 370 GB/s for larger ones without SHARP. The others are the vendor's or others', or assumed.
 _NVLINK, _PCIE, _NET = (3.4 * _US, 28 * _US), (5.7 * _US, 28 * _US), (9.6 * _US, 50 * _US)
 _TCP = 20 * _US

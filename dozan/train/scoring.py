@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,6 +33,10 @@ from dozan.world import ALONE, current
 
 BEST = "best"
 _FIGURES = ("strict", "normalised", "tool_name", "parse_failures")
+_PAUSED_EVERY = 64
+
+
+def _nothing() -> None: ...
 
 
 @dataclass(frozen=True)
@@ -49,14 +54,24 @@ class Scorer:
         return evaluate if self.recipe.steps is None else step % self.recipe.steps == 0
 
     @torch.no_grad()
-    def __call__(self, model: Gemma3, alive: Callable[[], None] = lambda: None) -> tuple[Scores, float]:
-        """The scores, and the share of answers that were cut off at the most tokens. alive: called as answers end."""
+    def __call__(
+        self, model: Gemma3, alive: Callable[[], None] = _nothing, pause: Callable[[], None] = _nothing
+    ) -> tuple[Scores, float]:
+        """The scores, and the share of answers that were cut off at the most tokens. alive: called as answers end;
+        pause: by all ranks together, where there are several, after some rows of each."""
         bundle = Bundle(model.eval(), model.config, self.tokenizer, self.chat, self.base_folder, None)
         # Where a pass gathers weights, all ranks answer all rows together.
         world = ALONE if gathers(model) else current()
         own = self.examples[world.rank :: world.size]
         prompts = [encode_prompt(example, self.chat, self.tokenizer) for example in own]
-        each = world.gathered(generate(bundle, prompts, self.recipe.max_new_tokens, lambda done, rows: alive()))
+        longest, found = -(-len(self.examples) // world.size), list[list[int]]()
+        some = longest if current().size == 1 else _PAUSED_EVERY
+        for at in range(0, longest, some):
+            taken = prompts[at : at + some]
+            found += generate(bundle, taken, self.recipe.max_new_tokens, lambda done, rows: alive())
+            if at + some < longest:
+                pause()
+        each = world.gathered(found)
         answers = [ids for row in zip_longest(*each) for ids in row if ids is not None]
         unended = sum(len(ids) >= self.recipe.max_new_tokens for ids in answers) / len(answers)
         return score_rows(self.examples, [self.tokenizer.decode(ids) for ids in answers], self.chat), unended
@@ -64,12 +79,12 @@ class Scorer:
 
 def score_run(
     scorer: Scorer, trainee: Trainee, out: Path, progress: Progress, steps_per_epoch: int,
-    alive: Callable[[], None] = lambda: None,
+    alive: Callable[[], None] = _nothing, pause: Callable[[], None] = _nothing,
 ) -> tuple[Progress, Event, list[str]]:  # fmt: skip
     """Score the model and keep what was trained in `out/best` if none was better; the event, and what is to be said.
-    What `alive` raises as answers end comes through."""
+    What `alive` and `pause` raise comes through."""
     begun = time.perf_counter()
-    scores, unended = scorer(trainee.model, alive)
+    scores, unended = scorer(trainee.model, alive, pause)
     figures = scores.summary()
     by = scorer.recipe.by
     value = float((figures["graded"]["f1"] if by == "graded_f1" else figures[by]) or 0.0)
@@ -79,6 +94,10 @@ def score_run(
         "score/unended": round(unended, 6), "score/rows": len(scorer.examples),
         "score/seconds": round(time.perf_counter() - begun, 6),
     }  # fmt: skip
+    # One for all ranks: a word that only one of them finds likelier must not part them.
+    found: dict[str, Any] = {"event": event, "value": value}
+    given = current().from_first(lambda: found)
+    event, value = given["event"], given["value"]
     if progress.best_score is not None and value <= progress.best_score:
         worse = replace(progress, scored_since_best=progress.scored_since_best + 1)
         return worse, event, [stopped_text(scorer, worse)] if is_over(scorer, worse) else []

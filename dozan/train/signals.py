@@ -74,7 +74,8 @@ class StopRequest:
 @contextmanager
 def leaving_at_once() -> Iterator[None]:
     """Within it SIGINT and SIGTERM raise Interrupted: for what comes before the first step and after the last, when
-    every file is written whole or not at all and the same command does again what is missing."""
+    every file is written whole or not at all and the same command does again what is missing. SIGUSR1, which a run
+    saves at, is nothing then."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         since = time.monotonic()
@@ -86,6 +87,7 @@ def leaving_at_once() -> Iterator[None]:
         yield
         return
     before = {number: signal.signal(number, leave) for number in _SIGNALS}
+    before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:
         yield
     finally:

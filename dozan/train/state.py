@@ -99,7 +99,9 @@ class Trainee:
         optimizer = AdamW(parameters, recipe.train)
         scale = LossScale(model.device) if model.dtype == torch.float16 else None
         # Before anything is captured: gradients move to where they are summed.
-        reducer = Reducer(parameters) if current().size > 1 and (masters is None or not masters.is_sharded) else None
+        alone = current().size == 1 or (masters is not None and masters.is_sharded)
+        # Masters are given theirs by hand (`full.Masters`), which no hook of theirs sees.
+        reducer = None if alone else Reducer(parameters, overlaps=masters is None)
         passes = make_passes(model, recipe, scale)
         update = make_update(model, parameters, optimizer, recipe.train.clip_norm, scale, masters)
         return Trainee(model, parameters, optimizer, passes, update, recipe, base_name, scale, masters, reducer)

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 
 from dozan.train.signals import StopRequest
+from dozan.world import current
+from dozan.world.status import report_status
 
 STACKS = "stacks.txt"
 RESUMABLE = 75
@@ -77,11 +79,13 @@ class Watchdog:
                 if not self._over.wait(self._grace):
                     print(f"dozan: the run did not answer in {self._grace:.0f} s more and is ended; the same command "
                           "goes on from its newest checkpoint", file=sys.stderr, flush=True)  # fmt: skip
-                    os._exit(RESUMABLE)
+                    os._exit(report_status(RESUMABLE))
                 return
 
     def _tell(self, silent: float) -> None:
-        where = self._out / STACKS
+        world = current()
+        where = self._out / (STACKS if world.first else f"stacks-{world.rank}.txt")
+        where.parent.mkdir(parents=True, exist_ok=True)
         with where.open("a", encoding="utf-8") as file:
             file.write(f"nothing ended for {silent:.0f} s\n")
             file.flush()

@@ -46,7 +46,9 @@ class World:
             return self
         import torch.distributed as dist
 
-        return replace(self, group=dist.new_group(backend="gloo"))
+        from dozan.world.meeting import COLLECTIVE
+
+        return replace(self, group=dist.new_group(backend="gloo", timeout=COLLECTIVE))
 
     def agree(self, values: Sequence[int]) -> list[int]:
         """The largest of each value over all ranks."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from dozan.errors import InputError
 from dozan.world.environment import Place, place_of, require_devices
+from dozan.world.status import clear_status
 from dozan.world.watch import Watch
 
 if TYPE_CHECKING:
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 WAIT = "DOZAN_WAIT_SECONDS"
 """The environment's name for how long ranks wait for each other; 10 seconds without it."""
 _LOCAL = ("localhost", "127.0.0.1", "::1", socket.gethostname())
-_POLL = 0.05
+_POLL, _ANSWER_SECONDS, _LONGEST = 0.05, 1.0, 86_400
 _NEWEST, _ALL = "dozan/newest", "all"
-_COLLECTIVE = timedelta(hours=2)
+COLLECTIVE = timedelta(hours=2)
 """A rank may compile or write for long; one that is gone is noticed by the watch."""
 
 
@@ -49,52 +50,75 @@ def meet(environment: Mapping[str, str]) -> tuple[World, Watch] | None:
     if on_gpu:
         require_devices(place, torch.cuda.device_count())
         torch.cuda.set_device(place.local_rank)
-    if not dist.is_initialized():
-        seconds = _wait_seconds(environment)
-        store = _together(_store(place, environment, seconds), place, seconds)
-        _require_same_code(store, place)
+    if dist.is_initialized() and "gloo" not in str(dist.get_backend_config()):
+        raise InputError(f"the process group that is there has {dist.get_backend_config()}; dozan decides on the host: "
+                         "begin it with backend 'cpu:gloo,cuda:nccl', or leave it to dozan")  # fmt: skip
+    store = None if dist.is_initialized() else _met(place, environment)
+    # Before the process group: it would wait for hours for a rank that is lost meanwhile.
+    watch = Watch(_watch_store(place, world, store), place.rank, place.size)
+    watch.begin()
+    if store is not None:
         if place.address in _LOCAL and place.local_size == place.size:
             # Else the host's own name decides, which may not resolve.
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo", store=dist.PrefixStore("group", store), rank=place.rank,
-            world_size=place.size, timeout=_COLLECTIVE,
+            world_size=place.size, timeout=COLLECTIVE,
         )  # fmt: skip
-    elif "gloo" not in str(dist.get_backend_config()):
-        raise InputError(f"the process group that is there has {dist.get_backend_config()}; dozan decides on the host: "
-                         "begin it with backend 'cpu:gloo,cuda:nccl', or leave it to dozan")  # fmt: skip
-    watch = Watch(_watch_store(place, world), place.rank, place.size)
-    watch.begin()
     return world, watch
+
+
+def _met(place: Place, environment: Mapping[str, str]) -> Store:
+    """The store of this start of the ranks, when all of them are there with the same code."""
+    seconds = _wait_seconds(environment)
+    store = _together(_store(place, environment, seconds), place, seconds)
+    try:
+        _require_same_code(store, place)
+    except RuntimeError:
+        raise InputError("a rank has ended while the ranks met: look at what it says, and start all of them again"
+                         ) from None  # fmt: skip
+    return store
 
 
 def _wait_seconds(environment: Mapping[str, str]) -> float:
     text = environment.get(WAIT, "10")
     with suppress(ValueError):
-        if float(text) > 0:
+        if 0 < float(text) <= _LONGEST:
             return float(text)
-    raise InputError(f"{WAIT} is {text!r}: seconds that ranks wait for each other, such as 60")
+    raise InputError(f"{WAIT} is {text!r}: seconds that ranks wait for each other, at most {_LONGEST}, such as 60")
 
 
 def _store(place: Place, environment: Mapping[str, str], seconds: float) -> Store:
     """Where ranks meet: torchrun's own store if it has one, else the first rank's."""
     import torch.distributed as dist
 
-    held = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    where = f"{place.address}:{place.port}"
+    holds = place.rank == 0 and environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    end = time.monotonic() + seconds
+    while not holds and not _answers(place.address, place.port):
+        if time.monotonic() > end:
+            raise InputError(
+                f"rank {place.rank} of {place.size}: nobody answers at {place.address}:{place.port} (MASTER_ADDR, "
+                f"MASTER_PORT) within {seconds:g} s: is rank 0 started, is the port open? {WAIT}=60 waits longer"
+            )
+        time.sleep(_POLL)
     try:
-        store = dist.TCPStore(
-            place.address, place.port, None, is_master=place.rank == 0 and not held,
-            timeout=timedelta(seconds=seconds), wait_for_workers=False,
-        )  # fmt: skip
+        # Its own holder reaches it whatever MASTER_ADDR says.
+        address = "localhost" if holds else place.address
+        return dist.TCPStore(address, place.port, None, is_master=holds, timeout=timedelta(seconds=seconds),
+                             wait_for_workers=False)  # fmt: skip
     except RuntimeError as error:
-        if place.rank == 0 and not held and "address already in use" in str(error).lower():
-            raise InputError(f"port {place.port} of {place.address} (MASTER_PORT) is in use by another process; wait "
-                             f"for it, or give every rank another one, such as {_free_port()}") from None  # fmt: skip
-        raise InputError(f"rank {place.rank} of {place.size}: nobody answers at {where} (MASTER_ADDR, MASTER_PORT) "
-                         f"within {seconds:g} s: is rank 0 started, is the port open? {WAIT}=60 waits longer"
-                         ) from None  # fmt: skip
-    return store
+        if not holds or "address already in use" not in str(error).lower():
+            raise
+        raise InputError(f"port {place.port} of {place.address} (MASTER_PORT) is in use by another process; wait "
+                         f"for it, or give every rank another one, such as {_free_port()}") from None  # fmt: skip
+
+
+def _answers(address: str, port: int) -> bool:
+    try:
+        with socket.create_connection((address, port), timeout=_ANSWER_SECONDS):
+            return True
+    except OSError:
+        return False
 
 
 def _free_port() -> int:
@@ -124,6 +148,7 @@ def _together(store: Store, place: Place, seconds: float) -> Store:
             part.set(f"here/{place.rank}", own)
         missing = [rank for rank in range(1, place.size) if not part.check([f"here/{rank}"])]
         if place.rank == 0 and not missing:
+            clear_status()
             part.set(_ALL, " ".join(part.get(f"here/{rank}").decode() for rank in range(1, place.size)))
             return part
         if place.rank and part.check([_ALL]):
@@ -165,13 +190,16 @@ def _code() -> str:
     return digest.hexdigest()
 
 
-def _watch_store(place: Place, world: World) -> Store:
-    """A store of the watch's own: its calls must wait for nobody else's."""
+def _watch_store(place: Place, world: World, store: Store | None) -> Store:
+    """A store of the watch's own: its calls must wait for nobody else's. store: where its port is told; None: by way of
+    the process group that is there."""
     import torch.distributed as dist
 
     if place.rank == 0:
-        held = dist.TCPStore(place.address, 0, None, is_master=True, wait_for_workers=False)
-    port = world.from_first(lambda: held.port)
+        held = dist.TCPStore("localhost", 0, None, is_master=True, wait_for_workers=False)
+        if store is not None:
+            store.set("watch", str(held.port))
+    port = world.from_first(lambda: held.port) if store is None else int(store.get("watch"))
     if place.rank:
         held = dist.TCPStore(place.address, port, None, is_master=False, wait_for_workers=False)
     return held

@@ -7,6 +7,7 @@ rank that must not be started again writes its status where the launcher looks, 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 STATUS = "DOZAN_STATUS"
@@ -25,4 +26,14 @@ def report_status(code: int) -> int:
             file.write(str(code))
     except FileExistsError:  # another rank was first
         return 0
+    except OSError as error:
+        print(f"dozan: {STATUS}={path}: cannot be written ({error.strerror})", file=sys.stderr, flush=True)
+        return code
     return 0
+
+
+def clear_status() -> None:
+    """Forget what an earlier start of the ranks has left."""
+    path = os.environ.get(STATUS)
+    if path is not None:
+        Path(path).unlink(missing_ok=True)

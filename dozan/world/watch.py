@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SILENT_SECONDS, ALARMED_SECONDS = 7.0, 2.5
 """A rank that has not beaten for so long is gone; less where a collective has failed."""
-_PAUSE, _GRACE = 0.4, 2.5
+_PAUSE, _GRACE, _ORDERLY_SECONDS = 0.4, 2.5, 60.0
 _FAILED, _TOLD = "failed", "told"
 _RESUMABLE = 75
 
@@ -65,7 +65,10 @@ class Watch:
             return
 
     def fail(self, error: BaseException) -> None:
-        """Tell the others why all of them end; returns when they know, and whoever is not first then keeps silent."""
+        """Tell the others why all of them end; returns when they know, and whoever is not first then keeps silent. What
+        every rank raises is left to the first one to tell, which may have a mirror or a tracker to wait for."""
+        if self._rank and getattr(error, "is_of_all", False):
+            self._is_marked(_FAILED, _ORDERLY_SECONDS)
         self._failing.set()
         if self._over.is_set():
             return
@@ -99,6 +102,8 @@ class Watch:
                 self._store.set(f"beat/{self._rank}", str(count))
                 if self._store.check([_FAILED]):
                     return self._end(Failure(**json.loads(self._store.get(_FAILED))))
+                if self._rank and self._store.check(["left/0"]):
+                    return None  # the run is done, and this process goes on for itself
                 for rank in watched:
                     if not self._store.check([f"beat/{rank}"]) or self._store.check([f"left/{rank}"]):
                         since[rank] = time.monotonic()
@@ -133,9 +138,12 @@ class Watch:
         os._exit(report_status(failure.status))
 
     def _is_told(self, seconds: float) -> bool:
+        return self._is_marked(_TOLD, seconds)
+
+    def _is_marked(self, mark: str, seconds: float) -> bool:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if self._store.check([_TOLD]):
+            if self._store.check([mark]):
                 return True
             time.sleep(_PAUSE / 4)
         return False
