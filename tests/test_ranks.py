@@ -305,19 +305,23 @@ def test_alone_nothing_is_asked_of_anybody() -> None:
     assert tensor.tolist() == [1, 1]
 
 
-def test_a_stop_waits_for_what_the_first_rank_writes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("slow", ["writes", "closes"])
+def test_a_stop_waits_for_what_the_first_rank_does(slow: str, tmp_path: Path) -> None:
     """Its checkpoint, and what it must close then: the others have nothing to do, and do not end it by leaving."""
     def work(world: World) -> Any:
         from dozan.train import keeper
+        from dozan.world import watch
 
         real = keeper.write_snapshot
+        if slow == "writes":
+            watch._ORDERLY_SECONDS = 0.5
 
         def write(*args: Any) -> Path:
-            time.sleep(1.5)
+            time.sleep(1.5 * (slow == "writes"))
             return real(*args)
 
         def close(self: Any, *error: Any) -> None:
-            time.sleep(1.5)
+            time.sleep(1.5 * (slow == "closes"))
             (tmp_path / "closed").touch()
 
         keeper.write_snapshot = write  # type: ignore[assignment]
