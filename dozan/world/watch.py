@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,8 @@ class Watch:
         """Tell the others why all of them end; returns when they know, and whoever is not first then keeps silent. What
         every rank raises is left to the first one to tell, which may have a mirror or a tracker to wait for."""
         if self._rank and getattr(error, "is_of_all", False):
-            self._is_marked(_FAILED, _ORDERLY_SECONDS)
+            with suppress(RuntimeError):  # the first rank is gone, and the store with it
+                self._is_marked(_FAILED, _ORDERLY_SECONDS)
         self._failing.set()
         if self._over.is_set():
             return
