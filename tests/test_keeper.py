@@ -552,7 +552,7 @@ class Marks:
         self.step = step
         return step in self.marks
 
-    def __call__(self, model: object, alive: object) -> tuple[Any, float]:
+    def __call__(self, model: object, alive: object, pause: object) -> tuple[Any, float]:
         left = self.marks.get(self.step, [0.0])  # after the last step nobody asks whether it is due
         figures = dict.fromkeys(("normalised", "tool_name", "parse_failures"), 0.0)
         figures["strict"] = left.pop(0) if len(left) > 1 else left[0]
