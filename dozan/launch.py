@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import sys
 import tempfile
 import uuid
@@ -25,6 +24,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from dozan.errors import InputError
 from dozan.world.environment import place_of
+from dozan.world.meeting import free_port
 from dozan.world.status import STATUS
 
 BAD_INPUT, INTERRUPTED = 2, 75
@@ -107,7 +107,7 @@ def _attempt(command: Sequence[str], gpus: int, status: Path, port: int | None) 
     except RendezvousConnectionError:
         if port is None:
             raise
-        raise InputError(f"--port {port} is in use; take another one, such as {_free_port()}, or leave --port out"
+        raise InputError(f"--port {port} is in use; take another one, such as {free_port()}, or leave --port out"
                          ) from None  # fmt: skip
     return None
 
@@ -190,13 +190,6 @@ def _silent() -> Iterator[None]:
     finally:
         for name, level in before.items():
             logging.getLogger(name).setLevel(level)
-
-
-def _free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("", 0))
-        port: int = held.getsockname()[1]
-        return port
 
 
 def _left(status: Path) -> int:

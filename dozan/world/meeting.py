@@ -110,7 +110,7 @@ def _store(place: Place, environment: Mapping[str, str], seconds: float) -> Stor
         if not holds or "address already in use" not in str(error).lower():
             raise
         raise InputError(f"port {place.port} of {place.address} (MASTER_PORT) is in use by another process; wait "
-                         f"for it, or give every rank another one, such as {_free_port()}") from None  # fmt: skip
+                         f"for it, or give every rank another one, such as {free_port()}") from None  # fmt: skip
 
 
 def _answers(address: str, port: int) -> bool:
@@ -121,7 +121,8 @@ def _answers(address: str, port: int) -> bool:
         return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as held:
         held.bind(("", 0))
         port: int = held.getsockname()[1]
